@@ -1,0 +1,6 @@
+"""``python -m ceconv_convert``."""
+
+from ceconv_convert.cli import main
+
+if __name__ == "__main__":
+    main()

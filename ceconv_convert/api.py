@@ -1,0 +1,122 @@
+"""The public functions, put together from the rooms below."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+from ceconv_convert.checkpoint import Staging, load
+from ceconv_convert.errors import NothingToConvertError, VerificationError
+from ceconv_convert.graph import DEFAULT_OPSET, Axes, OnnxRunner, check_file, write_onnx
+from ceconv_convert.rewrite import convert, plan
+from ceconv_convert.verify import Evidence, Verdict, gather, judge, judge_module
+from ceconv_convert.verify.evidence import Progress
+
+__all__ = ["convert", "export_onnx", "judge_onnx", "load", "plan", "verify", "write_judged_onnx"]
+
+
+def verify(
+    original: nn.Module,
+    converted: nn.Module | str | os.PathLike[str],
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Whether ``converted`` computes what ``original`` does, judged by a float64 referee.
+
+    Seeded random inputs in batches of 1, 2 and 5, at two image sizes where the network takes them; eval mode.
+    A converted module is judged whole and layer by layer. Neither model is changed.
+
+    Args:
+        original: the model before conversion.
+        converted: the module after it, or the path of an ONNX file.
+        input_shape: of one input, without the batch: ``(3, 224, 224)``; None finds one that runs.
+        seed: of the random inputs.
+        progress: called with steps done and steps in all.
+
+    Returns:
+        The verdict; true where it passed, and a sentence as a string.
+
+    Raises:
+        InputShapeError: where the original does not run on ``input_shape``, or on any usual one.
+        VerificationError: where the original does not run in float64.
+        ExportError: where the ONNX file cannot be loaded.
+
+    >>> from ceconv_convert.layers import CEConv2d
+    >>> model = nn.Sequential(CEConv2d(1, 3, 3, 8, 3), nn.ReLU(), CEConv2d(3, 3, 8, 4, 3))
+    >>> verify(model, convert(model)).passed
+    True
+    """
+    evidence = gather(original, input_shape, seed=seed, progress=progress)
+    if isinstance(converted, nn.Module):
+        return judge_module(evidence, converted, "the converted network")
+    return judge_onnx(evidence, Path(converted))
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    form: str = "conv3d",
+    input_shape: tuple[int, ...] | None = None,
+    opset: int = DEFAULT_OPSET,
+    seed: int = 0,
+    force: bool = False,
+) -> Verdict:
+    """Convert ``model`` and write it as an ONNX file, once ONNX Runtime agrees with the original.
+
+    The file has standard operators only, an input ``input`` and an output ``output``, and a dynamic batch;
+    height and width are dynamic too where the network runs at a second image size.
+
+    Args:
+        model: a model with ``CEConv2d`` layers, or one converted already; it is not changed.
+        path: the file to write.
+        form: ``conv3d`` or ``conv2d``.
+        input_shape: of one input, without the batch; None finds one that runs.
+        opset: of the file.
+        seed: of the random inputs.
+        force: overwrite an existing file.
+
+    Returns:
+        The verdict on the file in ONNX Runtime, which passed.
+
+    Raises:
+        VerificationError: where the verdict fails; nothing is written then.
+        ExportError: where the network cannot be exported, or not with that opset.
+        OutputError: where the file exists or cannot be written.
+        ConversionError: as ``convert`` and ``verify`` do.
+    """
+    with Staging(force=force) as staging:
+        staged = staging.path_for(Path(path))
+        try:
+            converted = convert(model, form)
+        except NothingToConvertError:
+            if not plan(model, form).converted:
+                raise
+            converted = model
+        evidence = gather(model, input_shape, seed=seed)
+        _, verdict = write_judged_onnx(evidence, converted, staged, opset=opset)
+        if not verdict.passed:
+            raise VerificationError(f"nothing was written: {verdict}")
+        staging.commit()
+    return verdict
+
+
+def write_judged_onnx(
+    evidence: Evidence, converted: nn.Module, path: Path, *, opset: int, progress: Progress | None = None
+) -> tuple[Axes, Verdict]:
+    """Write an ONNX file, have the checker look at it, and judge it in ONNX Runtime."""
+    example = evidence.inputs[1]  # a batch of 2
+    axes = write_onnx(converted, path, example, opset=opset, dynamic_size=evidence.fixed_size is None)
+    if evidence.fixed_size is not None:
+        axes = Axes(axes.batch, False, f"the network takes no other size: {evidence.fixed_size}")
+    check_file(path)
+    return axes, judge_onnx(evidence.at_one_size() if not axes.size else evidence, path, progress=progress)
+
+
+def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:
+    """Judge an ONNX file in ONNX Runtime."""
+    return judge(evidence, OnnxRunner(path), "the ONNX file in ONNX Runtime", progress=progress)

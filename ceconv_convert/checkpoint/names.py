@@ -1,0 +1,95 @@
+"""Which classes a pickle may name.
+
+Classes only, never functions: a class without code of the file's cannot do what its author did not write.
+Published and seed class names map onto our own implementation.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ceconv_convert import layers
+from ceconv_convert.errors import UnreadableInputError
+
+_OUR_LAYERS: dict[str, type] = {
+    "CEConv2d": layers.CEConv2d,
+    "CEConv2D": layers.CEConv2d,
+    "GroupMaxPool2d": layers.GroupMaxPool2d,
+    "GroupCosetMaxPool": layers.GroupCosetMaxPool,
+    "GroupCosetAvgPool": layers.GroupCosetAvgPool,
+}
+_PUBLISHED_MODULES = frozenset({"ceconv", "ceconv.ceconv2d", "ceconv.pooling", "ceconv2d", "pooling"})
+_OUR_PACKAGE = "ceconv_convert."
+
+
+def resolve(name: str) -> type | None:
+    """The class that a pickled name stands for, where it is allowed without asking; else None.
+
+    >>> resolve("ceconv.ceconv2d.CEConv2D").__name__, resolve("torch.nn.modules.linear.Linear").__name__
+    ('CEConv2d', 'Linear')
+    >>> resolve("os.system") is None
+    True
+    """
+    module_name, _, attribute = name.rpartition(".")
+    if module_name in _PUBLISHED_MODULES:
+        return _OUR_LAYERS.get(attribute)
+    if module_name.startswith("torch.nn.modules."):
+        found = getattr(sys.modules.get(module_name), attribute, None)
+    elif module_name.startswith((f"{_OUR_PACKAGE}layers", f"{_OUR_PACKAGE}modules")):
+        found = getattr(_ours(module_name), attribute, None)
+    else:
+        return None
+    return found if _is_module_class(found) else None
+
+
+def allowed_by_user(names: Iterable[str]) -> list[tuple[type, str]]:
+    """Import the classes that the user allows, each with the name that pickles give it.
+
+    The working directory is searched last, as for ``python -m``: training code often sits there.
+
+    Raises:
+        UnreadableInputError: for a name that cannot be imported, or is no class.
+    """
+    found = []
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        for name in names:
+            found.append((_import_class(name), name))
+    finally:
+        sys.path.remove(here)
+    return found
+
+
+def _import_class(name: str) -> type:
+    module_name, _, attribute = name.rpartition(".")
+    if not module_name:
+        raise UnreadableInputError(f"--allow takes package.module.Class, found {name!r}")
+    try:
+        cls = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UnreadableInputError(
+            f"--allow {name} cannot be imported: {error}; run where that module is installed"
+        ) from error
+    if not isinstance(cls, type):
+        raise UnreadableInputError(
+            f"--allow {name} is a {type(cls).__name__}: only classes can be allowed, a function would be run"
+        )
+    return cls
+
+
+def _ours(module_name: str) -> object:
+    try:
+        return importlib.import_module(module_name)
+    except ImportError:
+        return None
+
+
+def _is_module_class(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, nn.Module) and found is not torch.nn.Module

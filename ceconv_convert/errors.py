@@ -1,0 +1,64 @@
+"""The one family of errors that this package raises on purpose."""
+
+from __future__ import annotations
+
+
+class ConversionError(Exception):
+    """Base of every error raised on purpose.
+
+    The message is one sentence that says what was found, where, and what to do.
+    """
+
+
+class SpecError(ConversionError, ValueError):
+    """Arguments that describe no color-equivariant layer."""
+
+
+class UnreadableInputError(ConversionError):
+    """A file that cannot be read as a network, or not safely."""
+
+
+class NothingToConvertError(ConversionError):
+    """A model without a color-equivariant layer left to convert."""
+
+
+class RefusedLayerError(ConversionError):
+    """A layer that looks color-equivariant and is not one that can be converted exactly."""
+
+
+class InputShapeError(ConversionError):
+    """An input shape on which the network does not run, or none found on which it does."""
+
+
+class VerificationError(ConversionError):
+    """A conversion that could not be checked, or one that failed its check."""
+
+
+class ExportError(ConversionError):
+    """A network that ONNX cannot express, or not with the opset asked for."""
+
+
+class OutputError(ConversionError):
+    """An output that cannot be written, or must not be overwritten."""
+
+
+FOREIGN_FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+)
+"""What somebody else's forward pass raises when it does not fit its input."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what somebody else's error says, or its name where it says nothing.
+
+    >>> first_line(ValueError("no such thing\\nat line 5")), first_line(KeyError())
+    ('no such thing', 'KeyError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

@@ -1,0 +1,7 @@
+"""ONNX: export, check, run."""
+
+from ceconv_convert.graph.check import check_file
+from ceconv_convert.graph.export import DEFAULT_OPSET, Axes, write_onnx
+from ceconv_convert.graph.runtime import OnnxRunner
+
+__all__ = ["DEFAULT_OPSET", "Axes", "OnnxRunner", "check_file", "write_onnx"]

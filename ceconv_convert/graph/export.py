@@ -1,0 +1,127 @@
+"""A converted module → an ONNX file of standard operators."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ceconv_convert.errors import ExportError, first_line
+from ceconv_convert.graph.quiet import quiet
+
+DEFAULT_OPSET = 18
+"""The oldest opset that torch's exporter writes without conversion: the most runtimes read it."""
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "output"
+
+_PROTOBUF_LIMIT = 2**31 - 2**20
+"""A single protobuf holds less than 2 GiB; past that the weights lie in a file beside it."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Which axes of the input are dynamic, and why not all."""
+
+    batch: bool
+    size: bool
+    reason: str | None = None
+
+
+def write_onnx(
+    model: nn.Module,
+    path: Path,
+    example: Tensor,
+    *,
+    opset: int = DEFAULT_OPSET,
+    dynamic_size: bool = True,
+) -> Axes:
+    """Export ``model`` in eval mode, with a dynamic batch, and dynamic height and width where it can.
+
+    The input is named ``input``; the outputs ``output``, or ``output_0``, ``output_1``, … ``model`` is not
+    changed.
+
+    Args:
+        model: a module without ``CEConv2d``.
+        path: the file to write.
+        example: an input with a batch of at least 2: a batch of 1 would be taken for a constant.
+        opset: of the file.
+        dynamic_size: whether height and width are dynamic.
+
+    Returns:
+        The axes that the file has dynamic.
+
+    Raises:
+        ExportError: where the exporter cannot express the model, or not in this opset.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    if not 1 <= opset <= newest:
+        raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
+    module = copy.deepcopy(model).eval()
+    reason = None
+    try:
+        _export(module, path, example, opset, size=dynamic_size)
+    except _FAILURES as error:
+        if not dynamic_size:
+            raise ExportError(f"torch cannot export the network: {_explain(error)}") from error
+        reason = f"torch cannot export them as dynamic: {_explain(error)}"
+        try:
+            _export(module, path, example, opset, size=False)
+        except _FAILURES as again:
+            raise ExportError(f"torch cannot export the network: {_explain(again)}") from again
+    found = opset_of(path)
+    if found != opset:
+        raise ExportError(
+            f"the network cannot be written with opset {opset}: the exporter gives {found}; pass --opset {found}"
+        )
+    return Axes(batch=True, size=dynamic_size and reason is None, reason=reason)
+
+
+_FAILURES = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AttributeError, LookupError)
+"""What torch's exporter raises; its own errors are RuntimeErrors, and it lets others through."""
+
+
+def opset_of(path: Path) -> int:
+    """The version of the standard operators that a file asks for."""
+    model = onnx.load(path, load_external_data=False)
+    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _export(module: nn.Module, path: Path, example: Tensor, opset: int, *, size: bool) -> None:
+    axes: dict[int, Any] = {0: "batch"}
+    if size:
+        axes |= {example.dim() - 2: "height", example.dim() - 1: "width"}
+    weights = sum(t.numel() * t.element_size() for t in module.state_dict().values())
+    with torch.no_grad(), quiet():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[INPUT_NAME],
+            dynamic_shapes=(axes,),
+            verbose=False,
+        )
+        if program is None:
+            raise ExportError("torch's exporter gave no program")
+        _name_outputs(program.model)
+        program.save(path, external_data=weights > _PROTOBUF_LIMIT)
+
+
+def _name_outputs(model: Any) -> None:
+    outputs = model.graph.outputs
+    for index, value in enumerate(outputs):
+        value.name = OUTPUT_NAME if len(outputs) == 1 else f"{OUTPUT_NAME}_{index}"
+
+
+def _explain(error: BaseException) -> str:
+    """The exporter's own words, without its frame of advice: the innermost cause has them."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return first_line(cause)

@@ -1,0 +1,1 @@
+"""Frozen specs and pure tensor mathematics. No ``nn.Module`` here."""

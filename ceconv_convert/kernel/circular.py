@@ -1,0 +1,75 @@
+"""A cyclic layer as a circular 3-D convolution.
+
+With the rotations as depth, and p zeros of *circular* padding on the left,
+``y[o, r] = Σ_{c, k} v[o, c, k] ∗ x[c, (r + k - p) mod N]`` where ``v = roll(w, p)`` along the rotations.
+For N = 3 and p = 1 that is the weight ``w[:, :, (2, 0, 1)]``. p = (N - 1) // 2, so that for odd N the
+padding is the same on both sides and a plain circular ``nn.Conv3d`` takes the weight as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ceconv_convert.kernel.color import is_color_cycle
+from ceconv_convert.kernel.spec import KernelSpec
+
+
+def left_padding(rotations: int) -> int:
+    """p, the circular padding on the left of N ``rotations``."""
+    return (rotations - 1) // 2
+
+
+def to_circular(weight: Tensor) -> Tensor:
+    """w → v: ``[O, I, N, kh, kw]`` rolled by p along the rotations.
+
+    >>> to_circular(torch.arange(3).view(1, 1, 3, 1, 1)).flatten().tolist()
+    [2, 0, 1]
+    """
+    return weight.roll(left_padding(weight.shape[2]), dims=2)
+
+
+def wrap(x: Tensor, out_rotations: int) -> Tensor:
+    """Circular padding of ``[B, C, N, H, W]`` along the rotations, for ``out_rotations`` outputs.
+
+    Gives ``[B, C, N + min(N, out_rotations) - 1, H, W]``: what a kernel N deep needs, no more.
+    Only slices and one concatenation, which every runtime has.
+
+    >>> wrap(torch.arange(4.0).view(1, 1, 4, 1, 1), 4).flatten().int().tolist()
+    [3, 0, 1, 2, 3, 0, 1]
+    """
+    rotations = x.shape[2]
+    left = left_padding(rotations)
+    right = min(rotations, out_rotations) - 1 - left
+    parts = [x[:, :, rotations - left :]] if left else []
+    parts.append(x if right >= 0 else x[:, :, :right])
+    if right > 0:
+        parts.append(x[:, :, :right])
+    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+
+
+def unroll(y: Tensor, out_rotations: int) -> Tensor:
+    """``[B, O, N, H, W]`` → ``[B, O, out_rotations, H, W]``: rotations past N are the first ones again."""
+    rotations = y.shape[2]
+    if out_rotations <= rotations:
+        return y
+    turns, rest = divmod(out_rotations, rotations)
+    return torch.cat([y] * turns + ([y[:, :, :rest]] if rest else []), dim=2)
+
+
+def as_cyclic(spec: KernelSpec) -> KernelSpec | None:
+    """The layer as a cyclic one over ``weight.shape[2]`` rotations, or None where it is not cyclic.
+
+    A lifting layer is cyclic over its three colors where its matrix permutes them, and trivially
+    where it has a single rotation out.
+    """
+    if spec.kind == "cyclic":
+        return spec
+    if spec.out_rotations == 1:
+        return replace(spec, kind="cyclic", matrix=None)
+    if spec.matrix is None or not is_color_cycle(spec.matrix):
+        return None
+    weight = spec.weight.transpose(1, 2)  # [O, 1, 3, kh, kw]: the colors are the rotations
+    return replace(spec, kind="cyclic", weight=weight, matrix=None, in_rotations=3)

@@ -1,0 +1,59 @@
+"""Color matrices of lifting layers.
+
+A hue rotation turns RGB by θ about the grey axis u = (1, 1, 1)/√3 (Rodrigues):
+``M(θ) = cos θ · 1 + (1 - cos θ) · u uᵀ + sin θ · [u]×``. For θ = 120° it sends R to G, G to B and B to R.
+Lengyel et al., "Color Equivariant Convolutional Networks", NeurIPS 2023, section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ceconv_convert.errors import SpecError
+
+
+def hue_rotation_matrix(rotations: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The matrix M of a hue rotation by 360°/``rotations``, ``[3, 3]``.
+
+    >>> hue_rotation_matrix(3).abs().round().int().tolist()
+    [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
+
+    Raises:
+        SpecError: for fewer than one rotation.
+    """
+    if rotations < 1:
+        raise SpecError(f"a hue circle has at least 1 rotation, found {rotations}")
+    angle = 2 * math.pi / rotations
+    cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64) / math.sqrt(3)
+    grey = torch.full((3, 3), 1 / 3, dtype=torch.float64)
+    identity = torch.eye(3, dtype=torch.float64)
+    matrix = math.cos(angle) * identity + (1 - math.cos(angle)) * grey + math.sin(angle) * cross
+    return matrix.to(dtype)
+
+
+def matrix_powers(matrix: Tensor, count: int) -> Tensor:
+    """M⁰ … M^(count-1), ``[count, 3, 3]``, in the dtype of ``matrix``.
+
+    The products are formed in float64: rounding once is closer to exact than rounding at each power.
+    """
+    exact = matrix.to(torch.float64)
+    powers = [torch.eye(3, dtype=torch.float64, device=matrix.device)]
+    for _ in range(count - 1):
+        powers.append(exact @ powers[-1])
+    return torch.stack(powers).to(matrix.dtype)
+
+
+def is_color_cycle(matrix: Tensor) -> bool:
+    """Whether ``matrix`` permutes R → G → B → R, up to four roundings of its dtype.
+
+    Such a lifting layer is a cyclic layer over the color axis, N_in = 3.
+
+    >>> is_color_cycle(hue_rotation_matrix(3)), is_color_cycle(hue_rotation_matrix(4))
+    (True, False)
+    """
+    cycle = torch.eye(3, dtype=torch.float64).roll(1, dims=0)
+    distance = (matrix.detach().cpu().to(torch.float64) - cycle).abs().max()
+    return bool(distance <= 4 * torch.finfo(matrix.dtype).eps)

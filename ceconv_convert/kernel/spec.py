@@ -1,0 +1,156 @@
+"""The kernel spec: the one vocabulary between those who read layers and those who write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ceconv_convert.errors import SpecError
+
+Kind = Literal["lifting", "cyclic"]
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+"""Zeros around the image: ``((top, bottom), (left, right))``."""
+
+
+@dataclass(frozen=True, eq=False)
+class KernelSpec:
+    """What a color-equivariant layer computes, whoever wrote it down.
+
+    Shapes: B batch, I and O channels in and out, N_in and N_out rotations, kh × kw the kernel.
+
+    * ``lifting``: ``y[:, o, r] = conv2d(x, M^r · weight[o, :, 0]) + bias[o]``, r = 0 … N_out - 1
+    * ``cyclic``: ``y[:, o, r] = Σ_{c, j} conv2d(x[:, c, j], weight[o, c, (j - r) mod N_in]) + bias[o]``
+
+    Attributes:
+        kind: ``lifting`` or ``cyclic``.
+        weight: effective weight, ``[O, I, 1, kh, kw]`` for lifting and ``[O, I, N_in, kh, kw]``
+            for cyclic. A separable layer's factors are already multiplied.
+        bias: ``[O]`` or None.
+        matrix: M, ``[3, 3]``, as stored with the layer; lifting only.
+        in_rotations: N_in; 1 for lifting.
+        out_rotations: N_out.
+        stride: rows, columns.
+        padding: zeros around the image, ``((top, bottom), (left, right))``.
+
+    Whether a tensor ``requires_grad`` is part of the spec: targets keep it.
+
+    Raises:
+        SpecError: where the shapes do not fit together.
+    """
+
+    kind: Kind
+    weight: Tensor
+    bias: Tensor | None
+    matrix: Tensor | None
+    in_rotations: int
+    out_rotations: int
+    stride: Pair
+    padding: Padding
+
+    def __post_init__(self) -> None:
+        expected = 1 if self.kind == "lifting" else self.in_rotations
+        if self.weight.dim() != 5 or self.weight.shape[2] != expected:
+            raise SpecError(
+                f"a {self.kind} weight has shape [O, I, {expected}, kh, kw], found {list(self.weight.shape)}"
+            )
+        if not self.weight.dtype.is_floating_point:
+            raise SpecError(f"weights are floating point, found {self.weight.dtype}")
+        if self.in_rotations < 1 or self.out_rotations < 1:
+            raise SpecError(
+                f"rotations are at least 1, found {self.in_rotations} in and {self.out_rotations} out"
+            )
+        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
+            raise SpecError(
+                f"the bias has one number a channel, shape [{self.weight.shape[0]}], found {list(self.bias.shape)}"
+            )
+        if min(self.stride) < 1 or min(min(self.padding)) < 0:
+            raise SpecError(
+                f"stride is at least 1 and padding at least 0, found {self.stride} and {self.padding}"
+            )
+        if self.kind == "lifting":
+            self._check_colors()
+        elif self.matrix is not None:
+            raise SpecError("a cyclic layer has no color matrix")
+
+    def _check_colors(self) -> None:
+        if self.in_rotations != 1:
+            raise SpecError(f"a lifting layer has one rotation in, found {self.in_rotations}")
+        if self.matrix is None or self.matrix.shape != (3, 3):
+            found = None if self.matrix is None else list(self.matrix.shape)
+            raise SpecError(f"a lifting layer has a color matrix of shape [3, 3], found {found}")
+        if self.in_channels != 3 and self.out_rotations > 1:
+            raise SpecError(
+                f"a lifting layer to {self.out_rotations} rotations sees 3 color channels, "
+                f"found in_channels={self.in_channels}"
+            )
+
+    @property
+    def out_channels(self) -> int:
+        """O."""
+        return self.weight.shape[0]
+
+    @property
+    def in_channels(self) -> int:
+        """I."""
+        return self.weight.shape[1]
+
+    @property
+    def kernel_size(self) -> Pair:
+        """(kh, kw)."""
+        return (self.weight.shape[3], self.weight.shape[4])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weight's dtype; the layer computes in it."""
+        return self.weight.dtype
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> KernelSpec:
+        """The same layer with ``change`` applied to every tensor."""
+        return replace(
+            self,
+            weight=change(self.weight),
+            bias=None if self.bias is None else change(self.bias),
+            matrix=None if self.matrix is None else change(self.matrix),
+        )
+
+
+def normalize_pair(value: int | tuple[int, ...] | list[int]) -> Pair:
+    """An int or a pair as a pair.
+
+    >>> normalize_pair(2), normalize_pair((1, 2))
+    ((2, 2), (1, 2))
+    """
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    if len(values) == 1:
+        values = values * 2
+    if len(values) != 2 or not all(isinstance(v, int) for v in values):
+        raise SpecError(f"expected an int or two ints, found {value!r}")
+    return (values[0], values[1])
+
+
+def normalize_padding(
+    padding: str | int | tuple[int, ...] | list[int], kernel_size: Pair, stride: Pair
+) -> Padding:
+    """The padding arguments of ``nn.Conv2d`` as zeros on each side.
+
+    ``"same"`` puts the odd zero at the bottom and on the right, as torch does.
+
+    >>> normalize_padding("same", (3, 4), (1, 1))
+    ((1, 1), (1, 2))
+    """
+    if padding == "valid":
+        return ((0, 0), (0, 0))
+    if padding == "same":
+        if stride != (1, 1):
+            raise SpecError(f"padding='same' needs stride 1, found {stride}")
+        rows, columns = (((k - 1) // 2, k - 1 - (k - 1) // 2) for k in kernel_size)
+        return (rows, columns)
+    if isinstance(padding, str):
+        raise SpecError(f"padding is 'same', 'valid', an int or a pair, found {padding!r}")
+    height, width = normalize_pair(padding)
+    return ((height, height), (width, width))

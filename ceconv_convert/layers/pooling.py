@@ -1,0 +1,62 @@
+"""Pooling over space and over rotations of ``[B, C, N, H, W]`` features."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.pooling import _MaxPoolNd
+
+
+class GroupMaxPool2d(_MaxPoolNd):
+    """Spatial max pooling of every (channel, rotation) plane: ``[B, C, N, H, W]`` → ``[B, C, N, H', W']``.
+
+    Takes the arguments of ``nn.MaxPool2d``.
+
+    >>> import torch
+    >>> GroupMaxPool2d(2)(torch.zeros(1, 4, 3, 8, 8)).shape
+    torch.Size([1, 4, 3, 4, 4])
+    """
+
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """``[B, C, N, H, W]`` → ``[B, C, N, H', W']``, and the indices where asked for."""
+        planes = input.flatten(1, 2)  # [B, C·N, H, W]
+        pooled = F.max_pool2d(
+            planes,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            ceil_mode=self.ceil_mode,
+            return_indices=self.return_indices,
+        )
+        rotations = input.shape[2]
+        if self.return_indices:
+            values, indices = pooled
+            return values.unflatten(1, (-1, rotations)), indices.unflatten(1, (-1, rotations))
+        return pooled.unflatten(1, (-1, rotations))
+
+
+class GroupCosetMaxPool(nn.Module):
+    """Maximum over the rotations: ``[B, C, N, H, W]`` → ``[B, C, H, W]``.
+
+    >>> import torch
+    >>> GroupCosetMaxPool()(torch.zeros(1, 4, 3, 8, 8)).shape
+    torch.Size([1, 4, 8, 8])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[B, C, N, H, W]`` → ``[B, C, H, W]``."""
+        return input.max(dim=2).values
+
+
+class GroupCosetAvgPool(nn.Module):
+    """Mean over the rotations: ``[B, C, N, H, W]`` → ``[B, C, H, W]``.
+
+    >>> import torch
+    >>> GroupCosetAvgPool()(torch.zeros(1, 4, 3, 8, 8)).shape
+    torch.Size([1, 4, 8, 8])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[B, C, N, H, W]`` → ``[B, C, H, W]``."""
+        return input.mean(dim=2)

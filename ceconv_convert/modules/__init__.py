@@ -1,0 +1,7 @@
+"""The target layers, built from a kernel spec, and the table of forms."""
+
+from ceconv_convert.modules.forms import FORMS, Form, form_named
+from ceconv_convert.modules.replace import replace_modules
+from ceconv_convert.modules.target import TargetLayer
+
+__all__ = ["FORMS", "Form", "TargetLayer", "form_named", "replace_modules"]

@@ -1,0 +1,50 @@
+"""The table of forms: a new form is one file and one row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from ceconv_convert.errors import SpecError
+from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.modules import circular, expanded
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to write a color-equivariant layer down.
+
+    Attributes:
+        name: what ``convert(form=…)`` and ``--form`` call it.
+        summary: a line for people.
+        build: the layer of a spec.
+        shapes: the shapes of that layer's state dict, without building it.
+    """
+
+    name: str
+    summary: str
+    build: Callable[[KernelSpec], nn.Module]
+    shapes: Callable[[KernelSpec], dict[str, torch.Size]]
+
+
+_ROWS = (
+    Form("conv3d", "circular Conv3d: smallest, portable", circular.build, circular.shapes),
+    Form("conv2d", "expanded Conv2d: N_out times the weights", expanded.ExpandedConv2d, expanded.shapes),
+)
+
+FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ROWS})
+
+
+def form_named(name: str) -> Form:
+    """The row of the table.
+
+    Raises:
+        SpecError: where there is none, listing those that there are.
+    """
+    if name not in FORMS:
+        raise SpecError(f"form is one of {', '.join(FORMS)}; found {name!r}")
+    return FORMS[name]

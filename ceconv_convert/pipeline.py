@@ -1,0 +1,91 @@
+"""One run of the command line: load, plan, convert, verify, write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ceconv_convert.api import judge_module, write_judged_onnx
+from ceconv_convert.checkpoint import Staging, check_output, load, save_module, save_tensors
+from ceconv_convert.errors import OutputError
+from ceconv_convert.graph import DEFAULT_OPSET
+from ceconv_convert.report.terminal import Terminal
+from ceconv_convert.report.text import tolerance_as_line
+from ceconv_convert.rewrite import check_plan, convert, plan
+from ceconv_convert.verify import Verdict, gather
+from ceconv_convert.verify.inputs import as_text
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user asked for."""
+
+    model: Path
+    outputs: tuple[Path, ...]
+    form: str = "conv3d"
+    input_shape: tuple[int, ...] | None = None
+    opset: int | None = None
+    allow: tuple[str, ...] = ()
+    dry_run: bool = False
+    force: bool = False
+    quiet: bool = False
+
+
+def run(job: Job) -> bool:
+    """Do it; whether the verdict passed.
+
+    Raises:
+        ConversionError: where it cannot be done.
+    """
+    terminal = Terminal(quiet=job.quiet)
+    with terminal.progress(f"reading {job.model.name}"):
+        model = load(job.model, allow=job.allow)
+    layers = plan(model, job.form)
+    if layers.rows:
+        terminal.plan(layers)
+    check_plan(layers)
+    if job.dry_run:
+        return True
+    for output in job.outputs:
+        _check_output(output, job)
+    with terminal.progress("converting") as progress:
+        converted = convert(model, job.form, progress=progress)
+    with terminal.progress("running the original and the referee") as progress:
+        evidence = gather(model, job.input_shape, progress=progress)
+    sizes = as_text(evidence.shape)
+    terminal.line(f"verified on random inputs of {sizes}{'' if evidence.fixed_size else ' and a second size'}, ")
+    verdict = judge_module(evidence, converted, f"the {job.form} network")
+    if not verdict.passed:
+        terminal.verdict(verdict)
+        return False
+    verdicts: list[Verdict] = [verdict]
+    with Staging(force=job.force) as staging:
+        for output in job.outputs:
+            staged = staging.path_for(output)
+            if output.suffix == ".onnx":
+                with terminal.progress("exporting to ONNX and running it"):
+                    axes, judged = write_judged_onnx(
+                        evidence, converted, staged, opset=job.opset or DEFAULT_OPSET
+                    )
+                if axes.reason:
+                    terminal.line(f"{output.name}: height and width are fixed at {sizes}: {axes.reason}")
+                verdicts.append(judged)
+            elif output.suffix == ".safetensors":
+                save_tensors(converted, staged)
+            else:
+                save_module(converted, staged)
+        if all(verdicts):
+            staging.commit()
+    if all(verdicts):
+        for output in job.outputs:
+            terminal.wrote(output)
+    terminal.line(tolerance_as_line())
+    for verdict in verdicts:
+        terminal.verdict(verdict)
+    return all(verdicts)
+
+
+def _check_output(output: Path, job: Job) -> None:
+    if output.exists() and output.samefile(job.model):
+        raise OutputError(f"{output} is the input: give another name")
+    check_output(output, force=job.force)

@@ -1,0 +1,186 @@
+"""A live module → kernel spec, following what its forward pass computes.
+
+``stride`` and ``padding`` count; ``dilation``, ``groups`` and ``padding_mode`` are declared by the published
+layer and ignored by its forward pass. Every parameter, buffer and sub-module has to be accounted for, and
+for a class other than ours the numbers have the last word.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ceconv_convert.errors import SpecError
+from ceconv_convert.kernel.spec import KernelSpec, normalize_padding, normalize_pair
+from ceconv_convert.layers import CEConv2d
+from ceconv_convert.modules import TargetLayer
+from ceconv_convert.read.derivatives import CLASS_NAMES, REFUSED_CLASSES, known_reason
+from ceconv_convert.read.probe import disagreement
+
+_ATTRIBUTES = frozenset(
+    "training in_channels out_channels kernel_size stride padding dilation transposed output_padding groups "
+    "padding_mode in_rotations out_rotations separable learnable call_super_init dump_patches".split()
+)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a layer that looks color-equivariant is not converted."""
+
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class LayerReading:
+    """A layer's spec, and its kind in the words of the paper: lifting, hidden or separable."""
+
+    kind: str
+    spec: KernelSpec
+
+
+def is_candidate(module: nn.Module) -> bool:
+    """Whether ``module`` looks like a color-equivariant convolution that is not converted yet."""
+    if isinstance(module, TargetLayer):
+        return False
+    names = {cls.__name__ for cls in type(module).__mro__}
+    if names & (CLASS_NAMES | REFUSED_CLASSES.keys()):
+        return True
+    return hasattr(module, "in_rotations") and hasattr(module, "out_rotations")
+
+
+def read_layer(module: nn.Module) -> LayerReading | Refusal:
+    """What a candidate computes, or why that cannot be said.
+
+    The module is not changed. Tensors of the spec are the module's own parameters where these act as they
+    are, and ``requires_grad`` follows through products of them.
+    """
+    for cls in type(module).__mro__:
+        if cls.__name__ in REFUSED_CLASSES:
+            return Refusal(REFUSED_CLASSES[cls.__name__])
+    if parametrize.is_parametrized(module):
+        # In training mode some parametrizations update their buffers whenever they are read.
+        module = copy.deepcopy(module).eval()
+    unknown = _unaccounted(module)
+    if unknown:
+        return Refusal(_explain(unknown))
+    try:
+        with torch.enable_grad():
+            reading = _read(module)
+    except SpecError as error:
+        return Refusal(str(error))
+    if _is_ours(module):
+        return reading
+    # The published layer runs in float32 alone, whatever its parameters' dtype.
+    trial = copy.deepcopy(module).to("cpu", torch.float32).eval()
+    difference = disagreement(trial, _read(trial).spec)
+    return reading if difference is None else Refusal(difference)
+
+
+def _read(module: nn.Module) -> LayerReading:
+    in_rotations = _integer(module, "in_rotations")
+    out_rotations = _integer(module, "out_rotations")
+    weight = _tensor(module, "weight")
+    bias = getattr(module, "bias", None)
+    matrix = getattr(module, "transformation_matrix", None)
+    pointwise = getattr(module, "pointwise_weight", None)
+    kind = "lifting" if in_rotations == 1 else "separable" if pointwise is not None else "hidden"
+    if kind == "lifting" and pointwise is not None:
+        raise SpecError("a lifting layer has no pointwise_weight, found one")
+    if kind == "separable":
+        if not getattr(module, "separable", True):
+            raise SpecError("it has a pointwise_weight and says separable=False")
+        weight = _product(module, weight, _tensor(module, "pointwise_weight"), in_rotations)
+    declared = (_integer(module, "out_channels"), _integer(module, "in_channels"))
+    kernel_size = normalize_pair(getattr(module, "kernel_size", ()))
+    expected = (*declared, in_rotations, *kernel_size)
+    if weight.shape != expected:
+        raise SpecError(f"its weight has shape {list(weight.shape)}, its attributes say {list(expected)}")
+    stride = normalize_pair(getattr(module, "stride", ()))
+    spec = KernelSpec(
+        kind="lifting" if kind == "lifting" else "cyclic",
+        weight=weight,
+        bias=bias,
+        matrix=matrix,
+        in_rotations=in_rotations,
+        out_rotations=out_rotations,
+        stride=stride,
+        padding=normalize_padding(getattr(module, "padding", ()), kernel_size, stride),
+    )
+    return LayerReading(kind, spec)
+
+
+def _product(module: nn.Module, spatial: Tensor, pointwise: Tensor, in_rotations: int) -> Tensor:
+    """``[O, I or 1, 1, kh, kw]`` · ``[O, I, N_in, 1, 1]`` → ``[O, I, N_in, kh, kw]``.
+
+    Older layers share one spatial factor among the input channels: it broadcasts.
+    """
+    out_channels, in_channels = _integer(module, "out_channels"), _integer(module, "in_channels")
+    if pointwise.shape != (out_channels, in_channels, in_rotations, 1, 1):
+        raise SpecError(
+            f"its pointwise_weight has shape {list(pointwise.shape)}, "
+            f"expected {[out_channels, in_channels, in_rotations, 1, 1]}"
+        )
+    if spatial.dim() != 5 or spatial.shape[:3] not in {(out_channels, n, 1) for n in (1, in_channels)}:
+        raise SpecError(
+            f"its weight has shape {list(spatial.shape)}, expected [{out_channels}, {in_channels}, 1, kh, kw]"
+        )
+    return pointwise * spatial
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    value = getattr(module, name, None)
+    if not isinstance(value, Tensor):
+        raise SpecError(f"it has no tensor {name!r}, found {type(value).__name__}")
+    return value
+
+
+def _integer(module: nn.Module, name: str) -> int:
+    value = getattr(module, name, None)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise SpecError(f"its {name!r} is not a whole number, found {value!r}")
+    return value
+
+
+def _is_ours(module: nn.Module) -> bool:
+    """Our class, also where torch put a generated parametrized class on top of it."""
+    cls = type(module)
+    if parametrize.is_parametrized(module):
+        cls = cls.__bases__[0]
+    return cls is CEConv2d
+
+
+def _unaccounted(module: nn.Module) -> list[str]:
+    """Names of parameters, buffers and sub-modules that the published layer does not have.
+
+    Of our own class, attributes count too: a pickled derivative under the published class name becomes ours
+    on loading, and then only its attributes tell.
+    """
+    expected = {"weight", "bias"}
+    expected.add("transformation_matrix" if getattr(module, "in_rotations", None) == 1 else "pointwise_weight")
+    tensors = [name for name, _ in module.named_parameters()] + [name for name, _ in module.named_buffers()]
+    unknown = []
+    for name in tensors:
+        inner = name.removeprefix("parametrizations.").split(".")[0]
+        if inner not in expected:
+            unknown.append(name)
+    unknown += [name for name, _ in module.named_children() if name != "parametrizations"]
+    if _is_ours(module):
+        unknown += [name for name, value in vars(module).items() if _is_foreign(name, value)]
+    return sorted(set(unknown))
+
+
+def _is_foreign(name: str, value: object) -> bool:
+    """Whether an attribute marks another layer; a derivative's switch that is off changes nothing."""
+    return not name.startswith("_") and name not in _ATTRIBUTES and value is not False and value is not None
+
+
+def _explain(unknown: list[str]) -> str:
+    reason = known_reason(unknown)
+    names = ", ".join(unknown)
+    return (
+        f"{reason} (found {names})" if reason else f"the published layer has no {names}: not the same layer"
+    )

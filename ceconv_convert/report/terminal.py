@@ -1,0 +1,74 @@
+"""The terminal: a table of layers, progress while something takes its time, verdict lines.
+
+Results go to standard output, progress to standard error and only to a terminal: logs stay clean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from ceconv_convert.report.text import HEADINGS, bytes_as_text, refusals, row_as_cells, totals
+
+if TYPE_CHECKING:
+    from ceconv_convert.rewrite import Plan
+    from ceconv_convert.verify import Verdict
+
+_RIGHT = frozenset({"before", "after"})
+
+
+class Terminal:
+    """Where the command line prints.
+
+    Args:
+        quiet: nothing but verdicts and errors.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._out = Console(highlight=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False)
+
+    def line(self, text: str) -> None:
+        """A line of information."""
+        if not self._quiet:
+            self._out.print(Text(text))
+
+    def plan(self, plan: Plan) -> None:
+        """The table of layers."""
+        if self._quiet:
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in HEADINGS:
+            table.add_column(heading, justify="right" if heading in _RIGHT else "left", no_wrap=True)
+        for row in plan:
+            table.add_row(*map(Text, row_as_cells(row)), style="red" if row.refusal else None)
+        width = max(self._out.width, 160) if not self._out.is_terminal else None
+        self._out.print(table, width=width, soft_wrap=False)
+        for refusal in refusals(plan):
+            self._out.print(Text(refusal, style="red"))
+        self.line(totals(plan))
+
+    def verdict(self, verdict: Verdict) -> None:
+        """One verdict line; the only thing that ``--quiet`` lets through."""
+        self._out.print(Text(str(verdict), style="green" if verdict.passed else "bold red"))
+
+    def wrote(self, path: Path) -> None:
+        """What was written, and its size."""
+        self.line(f"wrote {path} ({bytes_as_text(path.stat().st_size)})")
+
+    @contextlib.contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """Show that ``what`` is under way, and how far, until the block ends."""
+        shown = self._err.is_terminal and not self._quiet
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), console=self._err, transient=True, disable=not shown) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)

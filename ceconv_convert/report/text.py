@@ -1,0 +1,98 @@
+"""Plans and verdicts in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ceconv_convert.rewrite import Plan, PlanRow
+    from ceconv_convert.verify import Verdict
+
+HEADINGS = ("layer", "kind", "rotations", "channels", "kernel", "stride", "padding", "form", "before", "after")
+
+
+def bytes_as_text(count: int) -> str:
+    """A size with its unit.
+
+    >>> bytes_as_text(999), bytes_as_text(12_345), bytes_as_text(3_456_789)
+    ('999 B', '12.3 kB', '3.5 MB')
+    """
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def row_as_cells(row: PlanRow) -> tuple[str, ...]:
+    """A row of the plan, one text a heading; of a refused one, only its name and size."""
+    name = row.name or "(root)"
+    if row.aliases:
+        name += f" (= {', '.join(row.aliases)})"
+    if row.kind is None or row.bytes_after is None:
+        return (name, "refused", "", "", "", "", "", "", bytes_as_text(row.bytes_before), "")
+    padding = tuple(side[0] if side[0] == side[1] else f"{side[0]}+{side[1]}" for side in row.padding or ())
+    return (
+        name,
+        row.kind,
+        "→".join(map(str, row.rotations or ())),
+        "→".join(map(str, row.channels or ())),
+        "×".join(map(str, row.kernel_size or ())),
+        _once(row.stride or ()),
+        _once(padding),
+        row.form or "",
+        bytes_as_text(row.bytes_before),
+        bytes_as_text(row.bytes_after),
+    )
+
+
+def refusals(plan: Plan) -> list[str]:
+    """A line for each refused layer."""
+    return [f"{row.name or '(root)'} is refused: {row.refusal}" for row in plan.refused]
+
+
+def totals(plan: Plan) -> str:
+    """One line about the whole plan."""
+    before = sum(row.bytes_before for row in plan.convertible)
+    after = sum(row.bytes_after or 0 for row in plan.convertible)
+    count = len(plan.convertible)
+    line = f"{count} layer{'' if count == 1 else 's'} to {plan.form}, {bytes_as_text(before)} → {bytes_as_text(after)}"
+    return f"{line}; {len(plan.refused)} refused" if plan.refused else line
+
+
+def plan_as_text(plan: Plan) -> str:
+    """The plan as a plain table."""
+    rows = [HEADINGS, *(row_as_cells(row) for row in plan)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, *refusals(plan), totals(plan)])
+
+
+def verdict_as_line(verdict: Verdict) -> str:
+    """The verdict in one line: what was judged, how it came out, and why."""
+    subject = verdict.candidate
+    if not verdict.passed:
+        return f"FAIL: {subject}: {verdict.problem}"
+    layers = f" and {len(verdict.layers)} layers" if verdict.layers else ""
+    return (
+        f"PASS: {subject}: worst error {verdict.error:.1e}, the original's own {verdict.original_error:.1e}, "
+        f"tolerance {verdict.tolerance:.1e} on {len(verdict.cases)} inputs{layers}"
+    )
+
+
+def tolerance_as_line() -> str:
+    """Where the tolerance comes from."""
+    from ceconv_convert.verify.verdict import FLOOR, MULTIPLE
+
+    return (
+        f"errors are distances from a float64 referee; "
+        f"tolerance = {MULTIPLE} × the original's own error + {FLOOR} roundings of the largest output"
+    )
+
+
+def _once(values: Sequence[object]) -> str:
+    """Two equal values as one, else both."""
+    texts = [str(value) for value in values]
+    return texts[0] if len(set(texts)) == 1 else "×".join(texts)

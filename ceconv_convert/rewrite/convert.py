@@ -1,0 +1,120 @@
+"""Replace every color-equivariant layer of a model by its form."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+from torch import nn
+
+from ceconv_convert.errors import ConversionError, NothingToConvertError, RefusedLayerError
+from ceconv_convert.modules import form_named, replace_modules
+from ceconv_convert.read import Refusal, find_sites
+from ceconv_convert.rewrite.plan import Plan, plan_sites
+
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_is_full_backward_hook",
+)
+
+
+def convert(
+    model: nn.Module,
+    form: str = "conv3d",
+    *,
+    inplace: bool = False,
+    strict: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> nn.Module:
+    """A model that computes the same without ``CEConv2d``.
+
+    Every layer keeps its attribute name, dtype, device, ``requires_grad`` and mode; a module in two places
+    stays one module, parameters tied between layers stay tied, and hooks are kept. The root itself may be
+    a layer. A parametrized weight becomes the weight that it acts as, in eval mode.
+
+    Args:
+        model: any module.
+        form: ``conv3d`` (circular) or ``conv2d`` (expanded).
+        inplace: replace the layers inside ``model``; otherwise ``model`` is copied, and left as it was.
+        strict: raise where a layer is refused; otherwise leave it, and ``plan`` says so.
+        progress: called with layers done and layers in all.
+
+    Returns:
+        The converted model: ``model`` itself if ``inplace``, unless the root was a layer.
+
+    Raises:
+        NothingToConvertError: where there is no layer (left) to convert.
+        RefusedLayerError: where a layer is refused and ``strict``.
+        ConversionError: where ``model`` cannot be copied.
+        SpecError: for a form that does not exist.
+
+    >>> import torch
+    >>> from ceconv_convert.layers import CEConv2d
+    >>> converted = convert(nn.Sequential(CEConv2d(1, 3, 3, 8, 3), CEConv2d(3, 3, 8, 4, 3)))
+    >>> converted[1].weight.shape, converted(torch.zeros(1, 3, 9, 9)).shape
+    (torch.Size([4, 8, 3, 3, 3]), torch.Size([1, 4, 3, 5, 5]))
+    """
+    build = form_named(form).build
+    model = model if inplace else _copy(model)
+    sites = find_sites(model)
+    check_plan(plan_sites(model, sites, form), strict=strict)
+    replacements: dict[nn.Module, nn.Module] = {}
+    tied: dict[tuple[object, ...], nn.Parameter] = {}
+    for done, site in enumerate(sites):
+        if isinstance(site.reading, Refusal):
+            continue
+        layer = build(site.reading.spec)
+        _dress(layer, site.module)
+        _tie(layer, site.module, tied)
+        replacements[site.module] = layer
+        if progress is not None:
+            progress(done + 1, len(sites))
+    return replace_modules(model, replacements)
+
+
+def check_plan(plan: Plan, *, strict: bool = True) -> None:
+    """Raise where a plan has nothing to convert, or refuses a layer and ``strict``."""
+    if not plan.rows:
+        if plan.converted:
+            layers = "its layer is" if plan.converted == 1 else f"all {plan.converted} layers are"
+            raise NothingToConvertError(f"nothing is left to convert: {layers} converted already")
+        raise NothingToConvertError("there is nothing to convert: the model has no CEConv2d layer")
+    if strict and plan.refused:
+        reasons = "; ".join(f"{row.name or 'the root module'}: {row.refusal}" for row in plan.refused)
+        count = f"{len(plan.refused)} of {len(plan)} layers cannot be converted exactly"
+        raise RefusedLayerError(f"{count}: {reasons}")
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise ConversionError(
+            f"the model cannot be copied ({error}): pass inplace=True to convert it in place"
+        ) from error
+
+
+def _dress(layer: nn.Module, source: nn.Module) -> None:
+    """Give ``layer`` the mode and hooks of the layer that it replaces."""
+    layer.train(source.training)
+    for name in _HOOKS:
+        if name in vars(source):
+            setattr(layer, name, getattr(source, name))
+
+
+def _tie(layer: nn.Module, source: nn.Module, tied: dict[tuple[object, ...], nn.Parameter]) -> None:
+    """Where an earlier layer came from the same parameters in the same way, share its new ones."""
+    origins = {name: id(parameter) for name, parameter in source.named_parameters(recurse=False)}
+    bias = origins.pop("bias", None)
+    for name in [name for name, _ in layer.named_parameters(recurse=False)]:
+        origin = bias if name == "bias" else tuple(origins.values())
+        if not origin:
+            continue  # parametrized: what acts is computed anew for each layer
+        key = (name, origin, type(layer), source.in_rotations, source.out_rotations)
+        setattr(layer, name, tied.setdefault(key, getattr(layer, name)))

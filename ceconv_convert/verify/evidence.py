@@ -1,0 +1,160 @@
+"""What a candidate is judged by: inputs, the original's outputs, the referee's outputs. Gathered once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
+from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.verify.inputs import (
+    BATCHES,
+    Shape,
+    device_of,
+    dtype_of,
+    find_shape,
+    other_size,
+    random_input,
+    why_not,
+)
+from ceconv_convert.verify.referee import make_referee
+
+Outputs = tuple[Tensor, ...]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerEvidence:
+    """One layer on a random input of its own."""
+
+    input: Tensor
+    original: Tensor
+    exact: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Inputs with the outputs of the original and of the referee.
+
+    Attributes:
+        shape: of one input, without the batch.
+        fixed_size: why the network runs at this image size alone; None where it also ran at another.
+        dtype: the network's.
+        inputs: seeded random, batches of 1, 2 and 5, at one image size or two.
+        original: the original's outputs, in eval mode.
+        exact: the referee's outputs, float64.
+        layers: likewise for each color-equivariant layer, by name.
+    """
+
+    shape: Shape
+    fixed_size: str | None
+    dtype: torch.dtype
+    inputs: tuple[Tensor, ...]
+    original: tuple[Outputs, ...]
+    exact: tuple[Outputs, ...]
+    layers: Mapping[str, LayerEvidence]
+
+    def at_one_size(self) -> Evidence:
+        """Without the inputs of the second image size: what a file of fixed size can be judged by."""
+        count = len(BATCHES)
+        return replace(
+            self, inputs=self.inputs[:count], original=self.original[:count], exact=self.exact[:count]
+        )
+
+
+def gather(
+    model: nn.Module,
+    input_shape: Shape | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Run ``model`` and its referee on random inputs. ``model`` is not changed.
+
+    Args:
+        model: the original, in any mode and floating dtype.
+        input_shape: without the batch; None finds one that the network runs on.
+        seed: of the random inputs.
+        progress: called with steps done and steps in all.
+
+    Raises:
+        InputShapeError: where the network does not run.
+        VerificationError: where its float64 copy does not.
+    """
+    original = copy.deepcopy(model).eval()
+    referee, closed = make_referee(model)
+    dtype, device = dtype_of(original), device_of(original)
+    specs = [layer.spec for layer in closed.values()]
+    shape = find_shape(original, input_shape, specs[0] if specs else None)
+    fixed_size = why_not(original, other_size(shape))
+    sizes = [shape] if fixed_size is not None else [shape, other_size(shape)]
+    shapes = [(batch, *size) for size in sizes for batch in BATCHES]
+    inputs = tuple(random_input(s, seed + i, dtype, device) for i, s in enumerate(shapes))
+    steps = 2 * len(inputs) + len(closed)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, steps)
+
+    outputs, exact = [], []
+    for x in inputs:
+        outputs.append(run_module(original, x))
+        step()
+        exact.append(_run_referee(referee, x.double()))
+        step()
+    layers = {}
+    for name, layer in closed.items():
+        layers[name] = _layer_evidence(original.get_submodule(name), layer, seed, dtype, device)
+        step()
+    return Evidence(shape, fixed_size, dtype, inputs, tuple(outputs), tuple(exact), layers)
+
+
+def run_module(module: nn.Module, x: Tensor) -> Outputs:
+    """The outputs of ``module`` as a flat tuple of tensors, without gradients."""
+    with torch.no_grad():
+        return flatten(module(x))
+
+
+def flatten(outputs: object) -> Outputs:
+    """A tensor, or nested tuples, lists and dicts of them, as a flat tuple.
+
+    Raises:
+        VerificationError: for anything else.
+    """
+    if isinstance(outputs, Tensor):
+        return (outputs,)
+    if isinstance(outputs, Mapping):
+        outputs = list(outputs.values())
+    if isinstance(outputs, (tuple, list)):
+        return tuple(tensor for item in outputs if item is not None for tensor in flatten(item))
+    raise VerificationError(
+        f"the network gives {type(outputs).__name__}, which cannot be compared: expected tensors"
+    )
+
+
+def _run_referee(referee: nn.Module, x: Tensor) -> Outputs:
+    try:
+        return run_module(referee, x)
+    except FOREIGN_FAILURES as error:
+        raise VerificationError(
+            f"the network does not run in float64, which the referee needs: {first_line(error)}"
+        ) from error
+
+
+def _layer_evidence(
+    layer: nn.Module, closed: nn.Module, seed: int, dtype: torch.dtype, device: torch.device
+) -> LayerEvidence:
+    spec: KernelSpec = closed.spec
+    rows, columns = spec.kernel_size
+    rotations = () if spec.kind == "lifting" else (spec.in_rotations,)
+    size = (rows + 2 * spec.stride[0] + 3, columns + 2 * spec.stride[1] + 4)
+    x = random_input((2, spec.in_channels, *rotations, *size), seed, dtype, device)
+    with torch.no_grad():
+        return LayerEvidence(x, layer(x), closed(x.double()))
