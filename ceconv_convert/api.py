@@ -119,4 +119,4 @@ def write_judged_onnx(
 
 def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:
     """Judge an ONNX file in ONNX Runtime."""
-    return judge(evidence, OnnxRunner(path), "the ONNX file in ONNX Runtime", progress=progress)
+    return judge(evidence, OnnxRunner(path), "the file in ONNX Runtime", progress=progress)

@@ -10,10 +10,9 @@ from ceconv_convert.checkpoint import Staging, check_output, load, save_module, 
 from ceconv_convert.errors import OutputError
 from ceconv_convert.graph import DEFAULT_OPSET
 from ceconv_convert.report.terminal import Terminal
-from ceconv_convert.report.text import tolerance_as_line
+from ceconv_convert.report.text import evidence_as_lines
 from ceconv_convert.rewrite import check_plan, convert, plan
 from ceconv_convert.verify import Verdict, gather
-from ceconv_convert.verify.inputs import as_text
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ def run(job: Job) -> bool:
         ConversionError: where it cannot be done.
     """
     terminal = Terminal(quiet=job.quiet)
+    for output in () if job.dry_run else job.outputs:
+        _check_output(output, job)
     with terminal.progress(f"reading {job.model.name}"):
         model = load(job.model, allow=job.allow)
     layers = plan(model, job.form)
@@ -46,14 +47,12 @@ def run(job: Job) -> bool:
     check_plan(layers)
     if job.dry_run:
         return True
-    for output in job.outputs:
-        _check_output(output, job)
     with terminal.progress("converting") as progress:
         converted = convert(model, job.form, progress=progress)
     with terminal.progress("running the original and the referee") as progress:
         evidence = gather(model, job.input_shape, progress=progress)
-    sizes = as_text(evidence.shape)
-    terminal.line(f"verified on random inputs of {sizes}{'' if evidence.fixed_size else ' and a second size'}, ")
+    for line in evidence_as_lines(evidence):
+        terminal.line(line)
     verdict = judge_module(evidence, converted, f"the {job.form} network")
     if not verdict.passed:
         terminal.verdict(verdict)
@@ -67,8 +66,8 @@ def run(job: Job) -> bool:
                     axes, judged = write_judged_onnx(
                         evidence, converted, staged, opset=job.opset or DEFAULT_OPSET
                     )
-                if axes.reason:
-                    terminal.line(f"{output.name}: height and width are fixed at {sizes}: {axes.reason}")
+                if axes.reason is not None:
+                    terminal.line(f"{output}: height and width are fixed, {axes.reason}")
                 verdicts.append(judged)
             elif output.suffix == ".safetensors":
                 save_tensors(converted, staged)
@@ -79,9 +78,7 @@ def run(job: Job) -> bool:
     if all(verdicts):
         for output in job.outputs:
             terminal.wrote(output)
-    terminal.line(tolerance_as_line())
-    for verdict in verdicts:
-        terminal.verdict(verdict)
+    terminal.verdict(*verdicts)
     return all(verdicts)
 
 

@@ -110,6 +110,7 @@ def _export(module: nn.Module, path: Path, example: Tensor, opset: int, *, size:
         if program is None:
             raise ExportError("torch's exporter gave no program")
         _name_outputs(program.model)
+        _forget_origin(program.model)
         program.save(path, external_data=weights > _PROTOBUF_LIMIT)
 
 
@@ -117,6 +118,16 @@ def _name_outputs(model: Any) -> None:
     outputs = model.graph.outputs
     for index, value in enumerate(outputs):
         value.name = OUTPUT_NAME if len(outputs) == 1 else f"{OUTPUT_NAME}_{index}"
+
+
+def _forget_origin(model: Any) -> None:
+    """Drop the exporter's notes: stack traces with this machine's paths, as large as the graph itself."""
+    graph = model.graph
+    for item in (*graph, *graph.inputs, *graph.outputs, *graph.initializers.values()):
+        item.metadata_props.clear()
+    for node in graph:
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 def _explain(error: BaseException) -> str:

@@ -8,17 +8,17 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-_CHATTY = ("torch", "onnxscript", "onnx_ir", "onnx")
-
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallow prints, warnings and log records of torch's exporter while the block runs."""
+    """Swallow prints, warnings and log records while the block runs.
+
+    torch's exporter makes its loggers on first use, so that only the switch for all of them catches these;
+    it is put back as it was.
+    """
     chatter = io.StringIO()
-    loggers = [logging.getLogger(name) for name in _CHATTY]
-    handlers = [handler for logger in loggers for handler in logger.handlers]
-    for target in (*loggers, *handlers):
-        target.addFilter(_drop)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with (
             contextlib.redirect_stdout(chatter),
@@ -28,9 +28,4 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for target in (*loggers, *handlers):
-            target.removeFilter(_drop)
-
-
-def _drop(record: logging.LogRecord) -> bool:
-    return False
+        logging.disable(before)

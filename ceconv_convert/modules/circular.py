@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.circular import as_cyclic, left_padding, to_circular, unroll, wrap
 from ceconv_convert.kernel.color import matrix_powers
 from ceconv_convert.kernel.spec import KernelSpec
@@ -55,7 +56,7 @@ class CircularConv3d(_DepthConv3d):
     def __init__(self, spec: KernelSpec) -> None:
         cyclic = as_cyclic(spec)
         if cyclic is None:
-            raise ValueError("the spec is not cyclic: use ColorStackConv3d")
+            raise SpecError("the lifting layer is not cyclic over its colors: build a ColorStackConv3d")
         super().__init__(spec, to_circular(cyclic.weight), depth_stride=1)
 
     def forward(self, input: Tensor) -> Tensor:

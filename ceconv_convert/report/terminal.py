@@ -15,13 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from ceconv_convert.report.text import HEADINGS, bytes_as_text, refusals, row_as_cells, totals
+from ceconv_convert.report.text import HEADINGS, bytes_as_text, refusals, row_as_cells, totals, verdict_as_line
 
 if TYPE_CHECKING:
     from ceconv_convert.rewrite import Plan
     from ceconv_convert.verify import Verdict
 
 _RIGHT = frozenset({"before", "after"})
+_TABLE_WIDTH = 160
 
 
 class Terminal:
@@ -50,15 +51,16 @@ class Terminal:
             table.add_column(heading, justify="right" if heading in _RIGHT else "left", no_wrap=True)
         for row in plan:
             table.add_row(*map(Text, row_as_cells(row)), style="red" if row.refusal else None)
-        width = max(self._out.width, 160) if not self._out.is_terminal else None
-        self._out.print(table, width=width, soft_wrap=False)
+        # A narrow terminal wraps a long row; cutting it would lose what it says.
+        Console(highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
         for refusal in refusals(plan):
             self._out.print(Text(refusal, style="red"))
         self.line(totals(plan))
 
-    def verdict(self, verdict: Verdict) -> None:
-        """One verdict line; the only thing that ``--quiet`` lets through."""
-        self._out.print(Text(str(verdict), style="green" if verdict.passed else "bold red"))
+    def verdict(self, *verdicts: Verdict) -> None:
+        """The one verdict line; the only thing that ``--quiet`` lets through."""
+        passed = all(verdict.passed for verdict in verdicts)
+        self._out.print(Text(verdict_as_line(*verdicts), style="green" if passed else "bold red"))
 
     def wrote(self, path: Path) -> None:
         """What was written, and its size."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ceconv_convert.rewrite import Plan, PlanRow
-    from ceconv_convert.verify import Verdict
+    from ceconv_convert.verify import Evidence, Verdict
 
 HEADINGS = ("layer", "kind", "rotations", "channels", "kernel", "stride", "padding", "form", "before", "after")
 
@@ -70,26 +70,34 @@ def plan_as_text(plan: Plan) -> str:
     return "\n".join([*lines, *refusals(plan), totals(plan)])
 
 
-def verdict_as_line(verdict: Verdict) -> str:
-    """The verdict in one line: what was judged, how it came out, and why."""
-    subject = verdict.candidate
-    if not verdict.passed:
-        return f"FAIL: {subject}: {verdict.problem}"
-    layers = f" and {len(verdict.layers)} layers" if verdict.layers else ""
+def verdict_as_line(*verdicts: Verdict) -> str:
+    """One line: what was judged, how it came out, and by how much. The first failure speaks for all."""
+    for verdict in verdicts:
+        if not verdict.passed:
+            return f"FAIL: {verdict.candidate}: {verdict.problem}"
+    inputs = max(len(verdict.cases) for verdict in verdicts)
+    layers = max(len(verdict.layers) for verdict in verdicts)
+    worst = max(verdicts, key=lambda verdict: verdict.error)
     return (
-        f"PASS: {subject}: worst error {verdict.error:.1e}, the original's own {verdict.original_error:.1e}, "
-        f"tolerance {verdict.tolerance:.1e} on {len(verdict.cases)} inputs{layers}"
+        f"PASS: {' and '.join(verdict.candidate for verdict in verdicts)}: worst error {worst.error:.1e}, "
+        f"the original's own {worst.original_error:.1e}, tolerance {worst.tolerance:.1e}, "
+        f"on {inputs} inputs{f' and {layers} layers' if layers else ''}"
     )
 
 
-def tolerance_as_line() -> str:
-    """Where the tolerance comes from."""
+def evidence_as_lines(evidence: Evidence) -> list[str]:
+    """What verdicts rest on: the inputs, and where the tolerance comes from."""
     from ceconv_convert.verify.verdict import FLOOR, MULTIPLE
 
-    return (
-        f"errors are distances from a float64 referee; "
-        f"tolerance = {MULTIPLE} × the original's own error + {FLOOR} roundings of the largest output"
-    )
+    shapes = ", ".join("×".join(map(str, x.shape)) for x in evidence.inputs)
+    lines = [
+        f"inputs: {shapes}",
+        f"errors: worst distance from a float64 referee; tolerance: {MULTIPLE} × the original's own error "
+        f"+ {FLOOR} roundings of the largest output",
+    ]
+    if evidence.fixed_size is not None:
+        lines.insert(1, f"one image size alone, since the network takes no other: {evidence.fixed_size}")
+    return lines
 
 
 def _once(values: Sequence[object]) -> str:

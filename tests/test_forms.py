@@ -1,0 +1,171 @@
+"""One table of cases × all forms."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from ceconv_convert.errors import SpecError
+from ceconv_convert.kernel.color import hue_rotation_matrix
+from ceconv_convert.kernel.reference import evaluate
+from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.layers import CEConv2d
+from ceconv_convert.modules import FORMS, TargetLayer, form_named
+from ceconv_convert.modules.circular import CircularConv3d, ColorStackConv3d
+from ceconv_convert.read import read_layer
+from ceconv_convert.verify.verdict import tolerance
+from tests.support import golden_layers, relative
+
+GOLDEN = pytest.mark.parametrize("golden", golden_layers(), ids=lambda golden: golden.name)
+EVERY_FORM = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+
+
+@EVERY_FORM
+@GOLDEN
+def test_golden_layer_in_float64(golden, form):
+    layer = form.build(read_layer(golden.layer(torch.float64)).spec)
+    output = layer(golden.input.double())
+    assert output.is_contiguous()
+    assert relative(output, golden.output_float64) <= 1e-12
+
+
+@EVERY_FORM
+@GOLDEN
+def test_golden_layer_in_float32_is_as_exact_as_the_published_one(golden, form):
+    output = form.build(read_layer(golden.layer()).spec)(golden.input)
+    own = float((golden.output - golden.output_float64).abs().max())
+    error = float((output.detach() - golden.output_float64).abs().max())
+    assert error <= tolerance(own, float(golden.output_float64.abs().max()), torch.float32)
+
+
+@EVERY_FORM
+@GOLDEN
+def test_shapes_are_known_without_building(golden, form):
+    spec = read_layer(golden.layer()).spec
+    built = form.build(spec)
+    assert {name: tensor.shape for name, tensor in built.state_dict().items()} == form.shapes(spec)
+    assert built.form == form.name
+    assert str(spec.out_rotations) in repr(built)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@EVERY_FORM
+@pytest.mark.parametrize("kernel", [2, 4, (2, 3)])
+def test_same_padding_with_an_even_kernel(form, kernel):
+    torch.manual_seed(0)
+    for layer in (CEConv2d(1, 4, 3, 2, kernel, padding="same"), CEConv2d(3, 3, 2, 2, kernel, padding="same")):
+        layer.double()
+        x = torch.randn(2, 3, 3, 7, 6) if layer.in_rotations == 3 else torch.randn(2, 3, 7, 6)
+        x = x[:, : layer.in_channels].double()
+        assert relative(form.build(read_layer(layer).spec)(x), layer(x)) <= 1e-12
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("rotations", range(2, 13))
+@pytest.mark.parametrize("matrix", ["hue", "any"])
+def test_lifting_to_any_rotations_with_any_matrix(form, rotations, matrix):
+    torch.manual_seed(rotations)
+    layer = CEConv2d(1, rotations, 3, 4, 3, padding=(2, 0), stride=(1, 2), learnable=matrix == "any").double()
+    x = torch.randn(2, 3, 8, 9, dtype=torch.float64)
+    converted = form.build(read_layer(layer).spec)
+    assert relative(converted(x), layer(x)) <= 1e-12
+    assert relative(converted(x.unsqueeze(2)), layer(x)) <= 1e-12
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("n_out", [1, 2, 5, 7])
+@pytest.mark.parametrize("n_in", [2, 3, 4, 5, 12])
+def test_rotations_in_and_out_differ(form, n_in, n_out):
+    torch.manual_seed(n_in)
+    layer = CEConv2d(n_in, n_out, 2, 3, 3, padding=1).double()
+    x = torch.randn(2, 2, n_in, 5, 6, dtype=torch.float64)
+    assert relative(form.build(read_layer(layer).spec)(x), layer(x)) <= 1e-12
+
+
+CHANGES = {
+    "weight": {"weight": torch.full((2, 3, 1, 2, 2), 0.5)},
+    "bias": {"bias": torch.tensor([1.0, 2.0])},
+    "matrix": {"matrix": hue_rotation_matrix(5)},
+    "out_rotations": {"out_rotations": 2},
+    "stride": {"stride": (2, 1)},
+    "padding": {"padding": ((0, 1), (2, 0))},
+}
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("field", CHANGES)
+def test_every_field_matters(form, field):
+    """Each field of the spec changes what each form computes, as it changes the closed form."""
+    weight = torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    spec = KernelSpec("lifting", weight, None, hue_rotation_matrix(4), 1, 4, (1, 1), ((0, 0), (0, 0)))
+    changed = replace(spec, **CHANGES[field])
+    x = torch.randn(1, 3, 5, 6, generator=torch.Generator().manual_seed(1))
+    before, after = (form.build(s)(x) for s in (spec, changed))
+    assert before.shape != after.shape or not torch.allclose(before, after)
+    exact = evaluate(changed.map(lambda tensor: tensor.double()), x.double())
+    assert relative(after, exact) < 1e-5
+
+
+@pytest.mark.parametrize("rotations", [3, 5, 7])
+def test_a_plain_circular_conv3d_takes_the_weight_of_a_hidden_layer(rotations):
+    """The seed's own move: load the converted state dict into ``nn.Conv3d``."""
+    torch.manual_seed(0)
+    layer = CEConv2d(rotations, rotations, 4, 5, 3, separable=False).double()
+    converted = FORMS["conv3d"].build(read_layer(layer).spec)
+    plain = nn.Conv3d(
+        4, 5, (rotations, 3, 3), padding=((rotations - 1) // 2, 0, 0), padding_mode="circular"
+    ).double()
+    plain.load_state_dict(converted.state_dict())
+    x = torch.randn(2, 4, rotations, 7, 8, dtype=torch.float64)
+    assert relative(plain(x), layer(x)) <= 1e-12
+
+
+def test_lifting_to_three_hues_is_the_seeds_permuted_conv3d():
+    torch.manual_seed(0)
+    layer = CEConv2d(1, 3, 3, 16, 3)
+    converted = FORMS["conv3d"].build(read_layer(layer).spec)
+    assert isinstance(converted, CircularConv3d)
+    seed = layer.weight.detach().permute(0, 2, 1, 3, 4)[:, :, (2, 0, 1)]
+    assert torch.equal(converted.weight, seed)
+    plain = nn.Conv3d(1, 16, (3, 3, 3), padding=(1, 0, 0), padding_mode="circular")
+    plain.load_state_dict({"weight": converted.weight, "bias": converted.bias})
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.allclose(plain(x.unsqueeze(1)), layer(x), atol=1e-6)
+
+
+def test_other_lifting_layers_keep_their_weight_unpermuted():
+    layer = CEConv2d(1, 6, 3, 4, 3)
+    converted = FORMS["conv3d"].build(read_layer(layer).spec)
+    assert isinstance(converted, ColorStackConv3d)
+    assert torch.equal(converted.weight, layer.weight.transpose(1, 2))
+
+
+def test_a_learnable_matrix_goes_on_learning():
+    layer = CEConv2d(1, 5, 3, 4, 3, learnable=True)
+    converted = FORMS["conv3d"].build(read_layer(layer).spec)
+    x = torch.randn(1, 3, 6, 6)
+    for each in (layer, converted):
+        each(x).square().sum().backward()
+    assert torch.allclose(converted.transformation_matrix.grad, layer.transformation_matrix.grad, rtol=1e-4, atol=1e-4)
+
+
+@EVERY_FORM
+def test_building_draws_no_random_numbers(form):
+    spec = read_layer(CEConv2d(3, 3, 2, 2, 3)).spec
+    state = torch.get_rng_state()
+    layer = form.build(spec)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert isinstance(layer, TargetLayer)
+
+
+def test_conv3d_layers_are_conv3d_and_others_are_refused_as_circular():
+    spec = read_layer(CEConv2d(1, 4, 3, 2, 3)).spec
+    assert isinstance(FORMS["conv3d"].build(spec), nn.Conv3d)
+    with pytest.raises(SpecError, match="not cyclic"):
+        CircularConv3d(spec)
+
+
+def test_a_form_that_does_not_exist():
+    with pytest.raises(SpecError, match="one of conv3d, conv2d; found 'fft'"):
+        form_named("fft")
