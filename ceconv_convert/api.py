@@ -11,8 +11,8 @@ from ceconv_convert.checkpoint import Staging, load
 from ceconv_convert.errors import NothingToConvertError, VerificationError
 from ceconv_convert.graph import DEFAULT_OPSET, Axes, OnnxRunner, check_file, write_onnx
 from ceconv_convert.rewrite import convert, plan
-from ceconv_convert.verify import Evidence, Verdict, gather, judge, judge_module
-from ceconv_convert.verify.evidence import Progress
+from ceconv_convert.verification import Evidence, Verdict, gather, judge, judge_module
+from ceconv_convert.verification.evidence import Progress
 
 __all__ = ["convert", "export_onnx", "judge_onnx", "load", "plan", "verify", "write_judged_onnx"]
 

@@ -12,7 +12,7 @@ from ceconv_convert.graph import DEFAULT_OPSET
 from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.report.text import evidence_as_lines
 from ceconv_convert.rewrite import check_plan, convert, plan
-from ceconv_convert.verify import Verdict, gather
+from ceconv_convert.verification import Verdict, gather
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ceconv_convert.layers import CEConv2d
 from ceconv_convert.modules import FORMS, TargetLayer, form_named
 from ceconv_convert.modules.circular import CircularConv3d, ColorStackConv3d
 from ceconv_convert.read import read_layer
-from ceconv_convert.verify.verdict import tolerance
+from ceconv_convert.verification.verdict import tolerance
 from tests.support import golden_layers, relative
 
 GOLDEN = pytest.mark.parametrize("golden", golden_layers(), ids=lambda golden: golden.name)

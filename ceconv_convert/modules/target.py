@@ -16,6 +16,7 @@ class TargetLayer:
         form: the name of its row in the table of forms.
         in_rotations: of the layer that it replaces; callers may ask for it.
         out_rotations: likewise.
+        separable: False: the factors are multiplied.
         padding_excess: zeros ``(left, right, top, bottom)`` beyond the symmetric padding, which a torch
             convolution cannot add by itself; all 0 except for ``padding="same"`` with an even kernel.
     """
@@ -23,6 +24,7 @@ class TargetLayer:
     form: str
     in_rotations: int
     out_rotations: int
+    separable = False
     padding_excess: tuple[int, int, int, int]
 
     def take_over(self, spec: KernelSpec) -> None:

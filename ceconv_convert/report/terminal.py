@@ -19,7 +19,7 @@ from ceconv_convert.report.text import HEADINGS, bytes_as_text, refusals, row_as
 
 if TYPE_CHECKING:
     from ceconv_convert.rewrite import Plan
-    from ceconv_convert.verify import Verdict
+    from ceconv_convert.verification import Verdict
 
 _RIGHT = frozenset({"before", "after"})
 _TABLE_WIDTH = 160

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ceconv_convert.rewrite import Plan, PlanRow
-    from ceconv_convert.verify import Evidence, Verdict
+    from ceconv_convert.verification import Evidence, Verdict
 
 HEADINGS = ("layer", "kind", "rotations", "channels", "kernel", "stride", "padding", "form", "before", "after")
 
@@ -87,7 +87,7 @@ def verdict_as_line(*verdicts: Verdict) -> str:
 
 def evidence_as_lines(evidence: Evidence) -> list[str]:
     """What verdicts rest on: the inputs, and where the tolerance comes from."""
-    from ceconv_convert.verify.verdict import FLOOR, MULTIPLE
+    from ceconv_convert.verification.verdict import FLOOR, MULTIPLE
 
     shapes = ", ".join("×".join(map(str, x.shape)) for x in evidence.inputs)
     lines = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from ceconv_convert.errors import ConversionError, NothingToConvertError, RefusedLayerError
@@ -69,7 +70,8 @@ def convert(
     for done, site in enumerate(sites):
         if isinstance(site.reading, Refusal):
             continue
-        layer = build(site.reading.spec)
+        with torch.inference_mode(False), torch.enable_grad():  # requires_grad follows through the algebra
+            layer = build(site.reading.spec)
         _dress(layer, site.module)
         _tie(layer, site.module, tied)
         replacements[site.module] = layer

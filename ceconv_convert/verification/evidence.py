@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
+from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.verify.inputs import (
+from ceconv_convert.verification.inputs import (
     BATCHES,
     Shape,
     device_of,
@@ -21,7 +22,7 @@ from ceconv_convert.verify.inputs import (
     random_input,
     why_not,
 )
-from ceconv_convert.verify.referee import make_referee
+from ceconv_convert.verification.referee import make_referee
 
 Outputs = tuple[Tensor, ...]
 Progress = Callable[[int, int], None]
@@ -86,15 +87,14 @@ def gather(
         VerificationError: where its float64 copy does not.
     """
     original = copy.deepcopy(model).eval()
-    referee, closed = make_referee(model)
+    referee, specs = make_referee(model)
     dtype, device = dtype_of(original), device_of(original)
-    specs = [layer.spec for layer in closed.values()]
-    shape = find_shape(original, input_shape, specs[0] if specs else None)
+    shape = find_shape(original, input_shape, next(iter(specs.values()), None))
     fixed_size = why_not(original, other_size(shape))
     sizes = [shape] if fixed_size is not None else [shape, other_size(shape)]
     shapes = [(batch, *size) for size in sizes for batch in BATCHES]
     inputs = tuple(random_input(s, seed + i, dtype, device) for i, s in enumerate(shapes))
-    steps = 2 * len(inputs) + len(closed)
+    steps = 2 * len(inputs) + len(specs)
     done = 0
 
     def step() -> None:
@@ -110,8 +110,8 @@ def gather(
         exact.append(_run_referee(referee, x.double()))
         step()
     layers = {}
-    for name, layer in closed.items():
-        layers[name] = _layer_evidence(original.get_submodule(name), layer, seed, dtype, device)
+    for name, spec in specs.items():
+        layers[name] = _layer_evidence(original.get_submodule(name), spec, seed, dtype, device)
         step()
     return Evidence(shape, fixed_size, dtype, inputs, tuple(outputs), tuple(exact), layers)
 
@@ -149,12 +149,11 @@ def _run_referee(referee: nn.Module, x: Tensor) -> Outputs:
 
 
 def _layer_evidence(
-    layer: nn.Module, closed: nn.Module, seed: int, dtype: torch.dtype, device: torch.device
+    layer: nn.Module, spec: KernelSpec, seed: int, dtype: torch.dtype, device: torch.device
 ) -> LayerEvidence:
-    spec: KernelSpec = closed.spec
     rows, columns = spec.kernel_size
     rotations = () if spec.kind == "lifting" else (spec.in_rotations,)
     size = (rows + 2 * spec.stride[0] + 3, columns + 2 * spec.stride[1] + 4)
     x = random_input((2, spec.in_channels, *rotations, *size), seed, dtype, device)
     with torch.no_grad():
-        return LayerEvidence(x, layer(x), closed(x.double()))
+        return LayerEvidence(x, layer(x), evaluate(spec, x.double()))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, first_line
 from ceconv_convert.modules import TargetLayer
-from ceconv_convert.verify.evidence import Evidence, LayerEvidence, Outputs, Progress, run_module
-from ceconv_convert.verify.inputs import as_text
-from ceconv_convert.verify.verdict import Case, LayerCheck, Verdict, tolerance
+from ceconv_convert.verification.evidence import Evidence, LayerEvidence, Outputs, Progress, run_module
+from ceconv_convert.verification.inputs import as_text
+from ceconv_convert.verification.verdict import Case, LayerCheck, Verdict, tolerance
 
 _LAYER_BOUND = 1024
 """An original layer this many roundings from the referee computes something else than its closed form."""

@@ -1,0 +1,7 @@
+"""The float64 referee, and the verdict on a conversion."""
+
+from ceconv_convert.verification.evidence import Evidence, gather
+from ceconv_convert.verification.judge import judge, judge_module
+from ceconv_convert.verification.verdict import Case, LayerCheck, Verdict
+
+__all__ = ["Case", "Evidence", "LayerCheck", "Verdict", "gather", "judge", "judge_module"]

@@ -1,7 +1,0 @@
-"""The float64 referee, and the verdict on a conversion."""
-
-from ceconv_convert.verify.evidence import Evidence, gather
-from ceconv_convert.verify.judge import judge, judge_module
-from ceconv_convert.verify.verdict import Case, LayerCheck, Verdict
-
-__all__ = ["Case", "Evidence", "LayerCheck", "Verdict", "gather", "judge", "judge_module"]

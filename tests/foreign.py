@@ -1,0 +1,87 @@
+"""Layers that are not ours: the published one's mathematics under either spelling, and derivatives of it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ceconv_convert.kernel.color import hue_rotation_matrix
+
+
+class CEConv2D(nn.Conv2d):
+    """A stranger's layer with the published attributes; like the published one it knows float32 alone."""
+
+    def __init__(self, in_rotations, out_rotations, in_channels, out_channels, kernel_size, separable=True, **kwargs):
+        super().__init__(in_channels, out_channels, kernel_size, **kwargs)
+        self.in_rotations, self.out_rotations, self.separable = in_rotations, out_rotations, separable
+        depth = 1 if in_rotations == 1 or separable else in_rotations
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, depth, *self.kernel_size) / 5)
+        if in_rotations == 1:
+            self.transformation_matrix = nn.Parameter(hue_rotation_matrix(out_rotations), requires_grad=False)
+        elif separable:
+            self.pointwise_weight = nn.Parameter(torch.randn(out_channels, in_channels, in_rotations, 1, 1))
+
+    def kernels(self):
+        if self.in_rotations == 1:
+            w, m = self.weight[:, :, 0], self.transformation_matrix
+            return [torch.einsum("ij,ojhw->oihw", torch.matrix_power(m, r), w) for r in range(self.out_rotations)]
+        w = self.weight * self.pointwise_weight if self.separable else self.weight
+        return [w.roll(r, 2).flatten(1, 2) for r in range(self.out_rotations)]
+
+    def forward(self, x):
+        buffer = torch.zeros(1)  # float32, whatever the parameters are
+        if self.weight.dtype != buffer.dtype:
+            raise RuntimeError("expected scalar type Float")
+        x = x.view(x.shape[0], -1, *x.shape[-2:])
+        y = torch.stack([F.conv2d(x, k, None, self.stride, self.padding) for k in self.kernels()], 2)
+        return y if self.bias is None else y + self.bias.view(1, -1, 1, 1, 1)
+
+
+class Shuffled(CEConv2D):
+    """Same attributes and parameters, another group: its rotations roll the other way."""
+
+    def kernels(self):
+        return list(reversed(super().kernels()))
+
+
+class Gated(CEConv2D):
+    """Partially equivariant: the output is gated by the input."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.filter_conv1 = nn.Conv2d(3, 1, 1)
+
+
+class Crashing(CEConv2D):
+    """Its forward pass cannot run."""
+
+    def forward(self, x):
+        raise KeyError("missing")
+
+
+class Wide(CEConv2D):
+    """Its forward pass gives another shape."""
+
+    def forward(self, x):
+        return super().forward(x).flatten(1, 2)
+
+
+class GroupConvHS(nn.Conv2d):
+    """A group-major layer of hue and saturation."""
+
+
+class Network(nn.Module):
+    """A network of a stranger's layers, with an attribute access as downstream code does it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = CEConv2D(1, 3, 3, 4, 3, padding=1)
+        self.conv2 = CEConv2D(3, 3, 4, 4, 3, separable=False)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.conv1(x))
+        x = self.conv2(x)
+        x = x.view(x.shape[0], 4, self.conv2.out_rotations, *x.shape[-2:])
+        return self.head(x.amax(2).mean((2, 3)))

@@ -1,0 +1,259 @@
+"""convert and plan: what is kept, what is refused, and that the source is untouched."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from ceconv_convert import CEConv2d, ConversionError, convert, plan
+from ceconv_convert.errors import NothingToConvertError, RefusedLayerError, SpecError
+from ceconv_convert.modules import FORMS, TargetLayer
+from tests import foreign
+from tests.support import relative, same_state, small_network
+
+EVERY_FORM = pytest.mark.parametrize("form", FORMS)
+
+
+def agree(left, right, x, bound=1e-12):
+    return relative(left(x), right(x)) <= bound
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("rotations", [2, 3, 4, 6])
+def test_a_network_computes_the_same(form, rotations):
+    model = small_network(rotations).double()
+    before = copy.deepcopy(model.state_dict())
+    converted = convert(model, form)
+    assert agree(model, converted, torch.randn(2, 3, 17, 20, dtype=torch.float64))
+    assert same_state(model.state_dict(), before)
+    assert sum(isinstance(module, TargetLayer) for module in converted.modules()) == 3
+    assert not any(isinstance(module, CEConv2d) for module in converted.modules())
+
+
+def test_the_source_shares_nothing_with_the_result():
+    model = small_network()
+    converted = convert(model)
+    sources = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
+    assert not sources & {t.untyped_storage().data_ptr() for t in converted.state_dict().values()}
+
+
+@EVERY_FORM
+def test_a_strangers_network_converts(form):
+    torch.manual_seed(0)
+    model = foreign.Network().eval()
+    assert agree(model, convert(model, form), torch.randn(2, 3, 9, 9), bound=1e-5)
+
+
+@EVERY_FORM
+def test_the_root_may_be_a_layer(form):
+    layer = CEConv2d(1, 3, 3, 4, 3).double()
+    for inplace in (False, True):
+        converted = convert(copy.deepcopy(layer), form, inplace=inplace)
+        assert isinstance(converted, TargetLayer)
+        assert agree(layer, converted, torch.randn(1, 3, 6, 6, dtype=torch.float64))
+
+
+@EVERY_FORM
+def test_attribute_names_stay(form):
+    converted = convert(foreign.Network(), form)
+    assert isinstance(converted.conv1, TargetLayer)
+    assert {"conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"} <= set(converted.state_dict())
+
+
+@EVERY_FORM
+def test_one_module_in_two_places_stays_one(form):
+    torch.manual_seed(0)
+    shared = CEConv2d(3, 3, 2, 2, 3, padding=1)
+    parent = nn.Sequential(shared, nn.ReLU())
+    model = nn.Sequential(CEConv2d(1, 3, 3, 2, 3), parent, shared, parent).double()
+    converted = convert(model, form)
+    assert converted[1][0] is converted[2]
+    assert converted[1] is converted[3]
+    assert agree(model, converted, torch.randn(1, 3, 8, 8, dtype=torch.float64))
+
+
+@EVERY_FORM
+def test_parameters_tied_between_layers_stay_tied(form):
+    first, second = (CEConv2d(3, 3, 2, 2, 3, padding=1, separable=False) for _ in range(2))
+    second.weight, second.bias = first.weight, first.bias
+    converted = convert(nn.Sequential(first, second), form)
+    assert converted[0].weight is converted[1].weight
+    assert converted[0].bias is converted[1].bias
+    untied = convert(nn.Sequential(CEConv2d(3, 3, 2, 2, 3), CEConv2d(3, 3, 2, 2, 3)), form)
+    assert untied[0].weight is not untied[1].weight
+
+
+def test_a_bias_tied_to_another_module_stays_tied():
+    model = nn.Sequential(CEConv2d(3, 3, 2, 2, 3), nn.BatchNorm3d(2))
+    model[1].bias = model[0].bias
+    converted = convert(model)
+    assert converted[0].bias is converted[1].bias
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtype_is_kept(form, dtype):
+    model = small_network().to(dtype)
+    converted = convert(model, form)
+    assert {t.dtype for t in converted.state_dict().values() if t.is_floating_point()} == {dtype}
+    x = torch.randn(1, 3, 16, 16).to(dtype)
+    assert converted(x).dtype == dtype
+
+
+@EVERY_FORM
+def test_device_is_kept(form):
+    """``meta`` stands for any other device; a lifting layer's matrix has to be looked at."""
+    layer = CEConv2d(3, 3, 2, 2, 3, device="meta")
+    assert {p.device.type for p in convert(layer, form).parameters()} == {"meta"}
+
+
+@EVERY_FORM
+def test_requires_grad_is_kept(form):
+    model = nn.Sequential(*(CEConv2d(3, 3, 2, 2, 3, separable=separable) for separable in (True, False, True)))
+    model[1].weight.requires_grad_(False)
+    model[2].requires_grad_(False)
+    with torch.no_grad():  # the caller's grad mode makes no difference
+        converted = convert(model, form)
+    assert [layer.weight.requires_grad for layer in converted] == [True, False, False]
+    assert [layer.bias.requires_grad for layer in converted] == [True, True, False]
+    assert all(parameter.is_leaf for parameter in converted.parameters())
+
+
+@EVERY_FORM
+def test_mode_is_kept_module_by_module(form):
+    model = small_network().train()
+    model[4].eval()
+    converted = convert(model, form)
+    assert [module.training for module in converted] == [module.training for module in model]
+
+
+def test_hooks_are_kept_on_layers_and_elsewhere():
+    model = small_network()
+    calls = []
+    model[0].register_forward_hook(lambda *_: calls.append("layer"))
+    model[2].register_forward_hook(lambda *_: calls.append("relu"))
+    model[7].register_forward_pre_hook(lambda *_: calls.append("before"))
+    convert(model)(torch.randn(1, 3, 16, 16))
+    assert calls == ["layer", "relu", "before"]
+
+
+@EVERY_FORM
+def test_parametrized_layers_become_what_they_act_as(form):
+    torch.manual_seed(0)
+    model = nn.Sequential(parametrizations.spectral_norm(CEConv2d(3, 3, 2, 2, 3), "weight")).double().eval()
+    converted = convert(model, form)
+    assert sorted(converted.state_dict()) == ["0.bias", "0.weight"]
+    assert agree(model, converted, torch.randn(1, 2, 3, 6, 6, dtype=torch.float64))
+
+
+def test_inplace_changes_the_model_itself():
+    model = small_network()
+    x = torch.randn(1, 3, 16, 16)
+    expected = model(x)
+    assert convert(model, inplace=True) is model
+    assert isinstance(model[0], TargetLayer)
+    assert relative(model(x), expected) < 1e-5
+
+
+def test_wrapped_models_convert_inside():
+    model = nn.DataParallel(small_network())
+    assert isinstance(convert(model).module[0], TargetLayer)
+
+
+@EVERY_FORM
+def test_gradients_reach_the_converted_weights(form):
+    converted = convert(small_network(), form)
+    converted(torch.randn(1, 3, 16, 16)).sum().backward()
+    assert all(p.grad is not None for p in converted.parameters() if p.requires_grad)
+
+
+def test_a_converted_network_learns_as_the_original_does():
+    """The gradient of a rolled weight is the rolled gradient."""
+    torch.manual_seed(0)
+    layer = CEConv2d(3, 3, 2, 2, 3, separable=False).double()
+    converted = convert(layer)
+    x = torch.randn(1, 2, 3, 6, 6, dtype=torch.float64)
+    for each in (layer, converted):
+        each(x).square().sum().backward()
+    assert torch.allclose(converted.weight.grad, layer.weight.grad.roll(1, 2))
+
+
+def test_converting_twice_says_that_nothing_is_left():
+    with pytest.raises(NothingToConvertError, match="nothing is left to convert: all 3 layers are converted"):
+        convert(convert(small_network()))
+    with pytest.raises(NothingToConvertError, match="its layer is converted already"):
+        convert(convert(CEConv2d(1, 3, 3, 2, 3)), "conv2d")
+
+
+def test_a_model_without_layers():
+    with pytest.raises(NothingToConvertError, match="no CEConv2d layer"):
+        convert(nn.Sequential(nn.Conv2d(3, 2, 3)))
+
+
+def test_refusals_stop_a_strict_conversion_and_leave_the_model():
+    model = nn.Sequential(CEConv2d(1, 3, 3, 2, 3), foreign.Gated(3, 3, 2, 2, 3))
+    before = list(model)
+    with pytest.raises(RefusedLayerError, match="1 of 2 layers cannot be converted exactly: 1: .*gated"):
+        convert(model, inplace=True)
+    assert list(model) == before
+    converted = convert(model, strict=False)
+    assert isinstance(converted[0], TargetLayer)
+    assert isinstance(converted[1], foreign.Gated)
+    assert "gated by the input" in str(plan(converted))
+
+
+def test_a_model_that_cannot_be_copied():
+    model = small_network()
+    model.cache = model[0].weight * 2  # not a leaf: torch refuses to copy it
+    with pytest.raises(ConversionError, match="inplace=True"):
+        convert(model)
+
+
+def test_unknown_forms():
+    with pytest.raises(SpecError, match="found 'fft'"):
+        convert(small_network(), "fft")
+    with pytest.raises(SpecError, match="found 'fft'"):
+        plan(small_network(), "fft")
+
+
+def test_random_state_is_left_alone():
+    model = foreign.Network()
+    state = torch.get_rng_state()
+    convert(model)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_progress_counts_the_layers():
+    seen = []
+    convert(small_network(), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@EVERY_FORM
+def test_plan_has_a_row_for_each_layer_with_true_sizes(form):
+    model = small_network(rotations=4)
+    model.append(model[4])
+    rows = plan(model, form)
+    converted = convert(model, form)
+    assert [row.kind for row in rows] == ["lifting", "separable", "hidden"]
+    assert [row.name for row in rows] == ["0", "4", "7"]
+    assert rows.rows[1].aliases == ("12",)
+    for row in rows:
+        size = sum(p.numel() * p.element_size() for p in converted.get_submodule(row.name).state_dict().values())
+        assert row.bytes_after == size
+        assert row.bytes_before == sum(
+            p.numel() * p.element_size() for p in model.get_submodule(row.name).parameters()
+        )
+    assert rows.rows[2].rotations == (4, 4)
+    assert rows.rows[2].stride == (2, 2)
+
+
+def test_plan_prints():
+    text = str(plan(nn.Sequential(CEConv2d(1, 3, 3, 2, (3, 5), padding="same"), CEConv2d(3, 3, 2, 2, 3, stride=2))))
+    assert text.splitlines()[0].split() == (
+        "layer kind rotations channels kernel stride padding form before after".split()
+    )
+    assert text.splitlines()[1].split()[:8] == "0 lifting 1→3 3→2 3×5 1 1×2 conv3d".split()
+    assert "2 layers to conv3d" in text

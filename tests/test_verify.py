@@ -1,0 +1,215 @@
+"""The verdict: passes what is right, fails what is wrong, names the layer, leaves everything as it was."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ceconv_convert import CEConv2d, convert, verify
+from ceconv_convert.errors import InputShapeError, VerificationError
+from ceconv_convert.modules import FORMS
+from ceconv_convert.verification import gather, judge_module
+from ceconv_convert.verification.inputs import other_size, random_input
+from ceconv_convert.verification.referee import make_referee
+from ceconv_convert.verification.verdict import FLOOR, MULTIPLE, tolerance
+from tests import foreign
+from tests.support import golden_layers, relative, same_state, small_network
+
+EVERY_FORM = pytest.mark.parametrize("form", FORMS)
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_right_conversion_passes(form, dtype):
+    model = small_network().to(dtype)
+    verdict = verify(model, convert(model, form))
+    assert verdict.passed, str(verdict)
+    assert bool(verdict)
+    assert [case.shape for case in verdict.cases] == [
+        (batch, 3, *size) for size in ((32, 32), (40, 36)) for batch in (1, 2, 5)
+    ]
+    assert [layer.name for layer in verdict.layers] == ["0", "4", "7"]
+    assert str(verdict).startswith("PASS: the converted network: worst error ")
+
+
+@pytest.mark.parametrize("golden", golden_layers(), ids=lambda golden: golden.name)
+def test_the_referee_is_the_published_layer_in_float64(golden):
+    referee, layers = make_referee(golden.layer())
+    assert list(layers) == [""]
+    assert relative(referee(golden.input.double()), golden.output_float64) <= 1e-12
+
+
+def test_a_strangers_network_passes():
+    torch.manual_seed(0)
+    model = foreign.Network()
+    assert verify(model, convert(model)).passed
+
+
+def test_no_false_alarms_on_many_networks():
+    for seed in range(20):
+        model = small_network(rotations=2 + seed % 5, width=3 + seed % 4, seed=seed)
+        verdict = verify(model, convert(model), seed=seed)
+        assert verdict.passed, f"seed {seed}: {verdict}"
+
+
+DAMAGES = {
+    "a weight off by 1e-3": lambda layer: layer.weight.view(-1)[3].add_(1e-3),
+    "a permutation swapped": lambda layer: layer.weight.copy_(layer.weight.roll(1, 2)),
+    "a bias off by 1e-3": lambda layer: layer.bias[0].add_(1e-3),
+    "rotations reversed": lambda layer: layer.weight.copy_(layer.weight.flip(2)),
+    "one rotation off in one channel": lambda layer: layer.weight[0].copy_(layer.weight[0].roll(1, 1)),
+    "a wrong padding": lambda layer: setattr(layer, "padding", (0, layer.padding[1] + 1, layer.padding[2])),
+    "a weight that is not a number": lambda layer: layer.weight.view(-1)[0].fill_(float("nan")),
+    "an infinite weight": lambda layer: layer.weight.view(-1)[0].fill_(float("inf")),
+    "a weight of the wrong shape": lambda layer: setattr(layer, "weight", nn.Parameter(layer.weight[:, :, :2])),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("name", ["0", "7"])
+def test_a_damaged_layer_fails_and_is_named(damage, name):
+    model = small_network()
+    converted = convert(model)
+    with torch.no_grad():
+        damage(converted.get_submodule(name))
+    verdict = verify(model, converted)
+    assert not verdict.passed
+    assert str(verdict).startswith(f"FAIL: the converted network: layer {name}: ")
+
+
+def test_damage_outside_the_layers_fails_too():
+    model = small_network()
+    converted = convert(model)
+    with torch.no_grad():
+        converted[-1].bias[0].add_(1e-3)
+    assert "is above the tolerance" in str(verify(model, converted))
+
+
+def test_an_original_that_is_not_its_closed_form_fails():
+    """Else its own error would widen the tolerance until anything passes."""
+    model = small_network()
+    evidence = gather(model)
+    layer = evidence.layers["4"]
+    layer.original.mul_(1.01)
+    verdict = judge_module(evidence, convert(model), "the network")
+    assert "layer 4: the original is" in str(verdict)
+
+
+def test_an_original_that_gives_nan_fails():
+    model = small_network()
+    with torch.no_grad():
+        model[-1].bias[0] = float("nan")
+    assert "the referee gives NaN or Inf" in str(verify(model, convert(model)))
+
+
+def test_outputs_of_another_shape_number_or_dtype_fail():
+    model = small_network()
+    converted = convert(model)
+    assert "it gives shape 1×2, the original 1×4" in str(
+        verify(model, nn.Sequential(*converted[:-1], nn.Linear(5, 2)))
+    )
+    assert "it gives torch.float64" in str(verify(model, nn.Sequential(*converted, _Cast())))
+    assert "it gives 2 outputs, the original 1" in str(verify(model, nn.Sequential(*converted, _Twice())))
+    assert "it does not run on 1×3×32×32" in str(verify(model, nn.Sequential(*converted, nn.Linear(9, 9))))
+
+
+class _Cast(nn.Module):
+    def forward(self, x):
+        return x.double()
+
+
+class _Twice(nn.Module):
+    def forward(self, x):
+        return {"first": x, "second": [x, None]}
+
+
+def test_nested_outputs_are_compared():
+    model = nn.Sequential(*small_network(), _Twice()).eval()
+    verdict = verify(model, convert(model))
+    assert verdict.passed
+
+
+def test_other_outputs_cannot_be_compared():
+    class Text(nn.Module):
+        def forward(self, x):
+            return "text"
+
+    model = nn.Sequential(*small_network(), Text())
+    with pytest.raises(VerificationError, match="gives str"):
+        verify(model, convert(model))
+
+
+def test_nothing_is_changed():
+    model = small_network().train()
+    converted = convert(model)
+    before = copy.deepcopy(model.state_dict()), copy.deepcopy(converted.state_dict())
+    state = torch.get_rng_state()
+    verify(model, converted)
+    assert same_state(model.state_dict(), before[0])
+    assert same_state(converted.state_dict(), before[1])
+    assert model.training
+    assert converted.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_same_seed_gives_the_same_verdict():
+    model = small_network()
+    converted = convert(model)
+    assert verify(model, converted, seed=3) == verify(model, converted, seed=3)
+    assert verify(model, converted, seed=3) != verify(model, converted, seed=4)
+
+
+def test_a_network_of_one_image_size_is_judged_there():
+    torch.manual_seed(0)
+    model = nn.Sequential(CEConv2d(1, 3, 3, 2, 3), nn.Flatten(), nn.Linear(2 * 3 * 26 * 26, 4))
+    evidence = gather(model)
+    assert evidence.shape == (3, 28, 28)
+    assert "mat1 and mat2" in evidence.fixed_size
+    verdict = verify(model, convert(model))
+    assert verdict.passed
+    assert len(verdict.cases) == 3
+
+
+def test_a_network_of_features_is_fed_features():
+    torch.manual_seed(0)
+    model = nn.Sequential(CEConv2d(4, 4, 5, 2, 3), CEConv2d(4, 4, 2, 2, 3))
+    assert gather(model).shape == (5, 4, 32, 32)
+    assert verify(model, convert(model)).passed
+
+
+def test_given_and_missing_input_shapes():
+    model = small_network()
+    assert gather(model, (3, 19, 23)).shape == (3, 19, 23)
+    with pytest.raises(InputShapeError, match="does not run on inputs of shape 4×32×32: "):
+        gather(model, (4, 32, 32))
+    with pytest.raises(InputShapeError, match="none of the usual input shapes .3×32×32, .* say which"):
+        gather(nn.Sequential(CEConv2d(1, 3, 3, 2, 3), nn.Flatten(), nn.Linear(7, 7)))
+
+
+def test_a_network_that_cannot_run_in_float64():
+    class Float32Only(nn.Module):
+        def forward(self, x):
+            return x @ torch.ones(4, 4)
+
+    model = nn.Sequential(*small_network(), Float32Only())
+    with pytest.raises(VerificationError, match="does not run in float64"):
+        verify(model, convert(model))
+
+
+def test_progress_runs_to_its_end():
+    seen = []
+    gather(small_network(), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 15) for i in range(1, 16)]
+
+
+def test_tolerance_is_what_it_says():
+    assert tolerance(1e-6, 2.0, torch.float32) == MULTIPLE * 1e-6 + FLOOR * 2.0 * torch.finfo(torch.float32).eps
+
+
+def test_inputs_are_standard_normal_and_seeded():
+    x = random_input((100, 100), 0, torch.float32, torch.device("cpu"))
+    assert torch.equal(x, random_input((100, 100), 0, torch.float32, torch.device("cpu")))
+    assert abs(x.mean()) < 0.05
+    assert abs(x.std() - 1) < 0.05
+    assert other_size((3, 2, 8, 9)) == (3, 2, 16, 13)
