@@ -13,8 +13,8 @@ from ceconv_convert.errors import ConversionError
 if TYPE_CHECKING:
     from ceconv_convert.api import convert, export_onnx, load, plan, verify
     from ceconv_convert.layers import (
-        CEConv2d,
         CEConv2D,
+        CEConv2d,
         GroupCosetAvgPool,
         GroupCosetMaxPool,
         GroupMaxPool2d,

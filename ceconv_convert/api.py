@@ -9,7 +9,7 @@ from torch import nn
 
 from ceconv_convert.checkpoint import Staging, load
 from ceconv_convert.errors import NothingToConvertError, VerificationError
-from ceconv_convert.graph import DEFAULT_OPSET, Axes, OnnxRunner, check_file, write_onnx
+from ceconv_convert.graph import DEFAULT_OPSET, Axes, OnnxRunner, check_dtype, check_file, write_onnx
 from ceconv_convert.rewrite import convert, plan
 from ceconv_convert.verification import Evidence, Verdict, gather, judge, judge_module
 from ceconv_convert.verification.evidence import Progress
@@ -109,6 +109,7 @@ def write_judged_onnx(
     evidence: Evidence, converted: nn.Module, path: Path, *, opset: int, progress: Progress | None = None
 ) -> tuple[Axes, Verdict]:
     """Write an ONNX file, have the checker look at it, and judge it in ONNX Runtime."""
+    check_dtype(evidence.dtype)
     example = evidence.inputs[1]  # a batch of 2
     axes = write_onnx(converted, path, example, opset=opset, dynamic_size=evidence.fixed_size is None)
     if evidence.fixed_size is not None:
@@ -119,4 +120,4 @@ def write_judged_onnx(
 
 def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:
     """Judge an ONNX file in ONNX Runtime."""
-    return judge(evidence, OnnxRunner(path), "the file in ONNX Runtime", progress=progress)
+    return judge(evidence, OnnxRunner(path), f"{path.name} in ONNX Runtime", progress=progress)

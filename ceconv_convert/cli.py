@@ -17,45 +17,55 @@ from ceconv_convert.errors import (
 )
 
 PASSED, FAILED, UNUSABLE, NOTHING = range(4)
-"""Exit codes: verdict passed; verdict failed; wrong usage or unreadable input; nothing to convert or a refusal."""
+"""Exit codes: verdict passed; failed; wrong usage or unreadable input; nothing to convert or a refusal."""
 
 _SUFFIXES = (".pt", ".pth", ".safetensors", ".onnx")
 
 
-class _InputShape(click.ParamType):
-    """``3,224,224`` or ``3x224x224``: channels, height, width."""
-
-    name = "C,H,W"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        parts = re.split(r"[,x×]", str(value))
-        if len(parts) not in (3, 4) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-            self.fail(
-                f"{value!r} is not an input shape: give channels, height and width, as in 3,224,224", param, ctx
-            )
-        return tuple(int(part) for part in parts)
+def _parse_shape(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    """``3,224,224`` or ``3x224x224``: channels, height, width; features have rotations before the height."""
+    if value is None:
+        return None
+    parts = re.split(r"[,x×]", value)
+    if len(parts) not in (3, 4) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(
+            f"{value!r} is not an input shape: give channels, height and width, as in 3,224,224"
+        )
+    return tuple(int(part) for part in parts)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", "outputs", metavar="OUT", multiple=True, type=click.Path(path_type=Path),
+    "-o",
+    "--output",
+    "outputs",
+    metavar="OUT",
+    multiple=True,
+    type=click.Path(path_type=Path),
     help="Where to write; may be given several times. The suffix decides: .pt and .pth (the module), "
     ".safetensors (its state dict), .onnx.  [default: MODEL.FORM.pt beside MODEL]",
 )
 @click.option(
-    "--form", default="conv3d", show_default=True, type=click.Choice(["conv3d", "conv2d"]),
+    "--form",
+    default="conv3d",
+    show_default=True,
+    type=click.Choice(["conv3d", "conv2d"]),
     help="How layers are written: circular Conv3d, or expanded Conv2d.",
 )
 @click.option(
-    "--input-shape", type=_InputShape(),
+    "--input-shape",
+    metavar="C,H,W",
+    callback=_parse_shape,
     help="Shape of one input without the batch, as in 3,224,224.  [default: the first usual one that runs]",
 )
 @click.option("--opset", type=int, help="Opset of the .onnx file.  [default: 18]")
 @click.option(
-    "--allow", metavar="package.module.Class", multiple=True,
+    "--allow",
+    metavar="package.module.Class",
+    multiple=True,
     help="A further class that MODEL may name; it is imported. May be given several times.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the table of layers and stop.")
@@ -79,13 +89,15 @@ def cli(
 
     Exit codes: 0 the verdict passed; 1 it failed, and nothing was written; 2 wrong usage or unreadable input;
     3 nothing to convert, or a layer was refused.
-    """  # noqa: D301
+    """
     from ceconv_convert.pipeline import Job, run
 
-    targets = outputs or (model.with_name(f"{model.stem}.{form}.pt"),)
+    targets = outputs or (model.parent / f"{model.stem}.{form}.pt",)
     for target in targets:
         if target.suffix not in _SUFFIXES:
-            raise click.UsageError(f"-o {target}: the suffix decides the format, one of {', '.join(_SUFFIXES)}")
+            raise click.UsageError(
+                f"-o {target}: the suffix decides the format, one of {', '.join(_SUFFIXES)}"
+            )
     if len({target.absolute() for target in targets}) < len(targets):
         raise click.UsageError("-o names the same file twice")
     job = Job(model, targets, form, input_shape, opset, allow, dry_run, force, quiet)

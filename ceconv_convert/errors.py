@@ -55,9 +55,9 @@ FOREIGN_FAILURES = (
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what somebody else's error says, or its name where it says nothing.
+    r"""The first line of what somebody else's error says, or its name where it says nothing.
 
-    >>> first_line(ValueError("no such thing\\nat line 5")), first_line(KeyError())
+    >>> first_line(ValueError("no such thing\nat line 5")), first_line(KeyError())
     ('no such thing', 'KeyError')
     """
     lines = str(error).strip().splitlines()

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ceconv_convert.api import judge_module, write_judged_onnx
+from ceconv_convert.api import write_judged_onnx
 from ceconv_convert.checkpoint import Staging, check_output, load, save_module, save_tensors
 from ceconv_convert.errors import OutputError
 from ceconv_convert.graph import DEFAULT_OPSET
 from ceconv_convert.report.terminal import Terminal
-from ceconv_convert.report.text import evidence_as_lines
 from ceconv_convert.rewrite import check_plan, convert, plan
-from ceconv_convert.verification import Verdict, gather
+from ceconv_convert.verification import Verdict, gather, judge_module
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def run(job: Job) -> bool:
         converted = convert(model, job.form, progress=progress)
     with terminal.progress("running the original and the referee") as progress:
         evidence = gather(model, job.input_shape, progress=progress)
-    for line in evidence_as_lines(evidence):
+    for line in evidence.explain():
         terminal.line(line)
     verdict = judge_module(evidence, converted, f"the {job.form} network")
     if not verdict.passed:

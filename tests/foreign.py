@@ -12,7 +12,9 @@ from ceconv_convert.kernel.color import hue_rotation_matrix
 class CEConv2D(nn.Conv2d):
     """A stranger's layer with the published attributes; like the published one it knows float32 alone."""
 
-    def __init__(self, in_rotations, out_rotations, in_channels, out_channels, kernel_size, separable=True, **kwargs):
+    def __init__(
+        self, in_rotations, out_rotations, in_channels, out_channels, kernel_size, separable=True, **kwargs
+    ):
         super().__init__(in_channels, out_channels, kernel_size, **kwargs)
         self.in_rotations, self.out_rotations, self.separable = in_rotations, out_rotations, separable
         depth = 1 if in_rotations == 1 or separable else in_rotations
@@ -25,7 +27,9 @@ class CEConv2D(nn.Conv2d):
     def kernels(self):
         if self.in_rotations == 1:
             w, m = self.weight[:, :, 0], self.transformation_matrix
-            return [torch.einsum("ij,ojhw->oihw", torch.matrix_power(m, r), w) for r in range(self.out_rotations)]
+            return [
+                torch.einsum("ij,ojhw->oihw", torch.matrix_power(m, r), w) for r in range(self.out_rotations)
+            ]
         w = self.weight * self.pointwise_weight if self.separable else self.weight
         return [w.roll(r, 2).flatten(1, 2) for r in range(self.out_rotations)]
 

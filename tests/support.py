@@ -54,7 +54,9 @@ def _golden(path: Path) -> GoldenLayer:
     for name, value in arguments.items():
         arguments[name] = tuple(value) if isinstance(value, list) else value
     state = {name.removeprefix("param."): t for name, t in tensors.items() if name.startswith("param.")}
-    return GoldenLayer(path.stem, arguments, state, *(tensors[n] for n in ("input", "output", "output_float64")))
+    return GoldenLayer(
+        path.stem, arguments, state, *(tensors[n] for n in ("input", "output", "output_float64"))
+    )
 
 
 def relative(found: Tensor, exact: Tensor) -> float:

@@ -111,7 +111,9 @@ def test_device_is_kept(form):
 
 @EVERY_FORM
 def test_requires_grad_is_kept(form):
-    model = nn.Sequential(*(CEConv2d(3, 3, 2, 2, 3, separable=separable) for separable in (True, False, True)))
+    model = nn.Sequential(
+        *(CEConv2d(3, 3, 2, 2, 3, separable=separable) for separable in (True, False, True))
+    )
     model[1].weight.requires_grad_(False)
     model[2].requires_grad_(False)
     with torch.no_grad():  # the caller's grad mode makes no difference
@@ -241,7 +243,9 @@ def test_plan_has_a_row_for_each_layer_with_true_sizes(form):
     assert [row.name for row in rows] == ["0", "4", "7"]
     assert rows.rows[1].aliases == ("12",)
     for row in rows:
-        size = sum(p.numel() * p.element_size() for p in converted.get_submodule(row.name).state_dict().values())
+        size = sum(
+            p.numel() * p.element_size() for p in converted.get_submodule(row.name).state_dict().values()
+        )
         assert row.bytes_after == size
         assert row.bytes_before == sum(
             p.numel() * p.element_size() for p in model.get_submodule(row.name).parameters()
@@ -251,9 +255,11 @@ def test_plan_has_a_row_for_each_layer_with_true_sizes(form):
 
 
 def test_plan_prints():
-    text = str(plan(nn.Sequential(CEConv2d(1, 3, 3, 2, (3, 5), padding="same"), CEConv2d(3, 3, 2, 2, 3, stride=2))))
-    assert text.splitlines()[0].split() == (
-        "layer kind rotations channels kernel stride padding form before after".split()
+    text = str(
+        plan(nn.Sequential(CEConv2d(1, 3, 3, 2, (3, 5), padding="same"), CEConv2d(3, 3, 2, 2, 3, stride=2)))
     )
-    assert text.splitlines()[1].split()[:8] == "0 lifting 1→3 3→2 3×5 1 1×2 conv3d".split()
+    assert text.splitlines()[0].split() == (
+        ["layer", "kind", "rotations", "channels", "kernel", "stride", "padding", "form", "before", "after"]
+    )
+    assert text.splitlines()[1].split()[:8] == ["0", "lifting", "1→3", "3→2", "3×5", "1", "1×2", "conv3d"]
     assert "2 layers to conv3d" in text

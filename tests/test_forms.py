@@ -14,7 +14,7 @@ from ceconv_convert.layers import CEConv2d
 from ceconv_convert.modules import FORMS, TargetLayer, form_named
 from ceconv_convert.modules.circular import CircularConv3d, ColorStackConv3d
 from ceconv_convert.read import read_layer
-from ceconv_convert.verification.verdict import tolerance
+from ceconv_convert.verification.verdict import Measure
 from tests.support import golden_layers, relative
 
 GOLDEN = pytest.mark.parametrize("golden", golden_layers(), ids=lambda golden: golden.name)
@@ -36,7 +36,7 @@ def test_golden_layer_in_float32_is_as_exact_as_the_published_one(golden, form):
     output = form.build(read_layer(golden.layer()).spec)(golden.input)
     own = float((golden.output - golden.output_float64).abs().max())
     error = float((output.detach() - golden.output_float64).abs().max())
-    assert error <= tolerance(own, float(golden.output_float64.abs().max()), torch.float32)
+    assert Measure(error, own, float(golden.output_float64.abs().max()), torch.float32).problem is None
 
 
 @EVERY_FORM
@@ -147,7 +147,9 @@ def test_a_learnable_matrix_goes_on_learning():
     x = torch.randn(1, 3, 6, 6)
     for each in (layer, converted):
         each(x).square().sum().backward()
-    assert torch.allclose(converted.transformation_matrix.grad, layer.transformation_matrix.grad, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(
+        converted.transformation_matrix.grad, layer.transformation_matrix.grad, rtol=1e-4, atol=1e-4
+    )
 
 
 @EVERY_FORM

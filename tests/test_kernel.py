@@ -122,7 +122,9 @@ def test_hue_matrix_turns_about_grey(rotations):
     assert torch.allclose(matrix @ matrix.T, torch.eye(3, dtype=torch.float64), atol=1e-14)
     assert torch.linalg.det(matrix).item() == pytest.approx(1)
     assert torch.trace(matrix).item() == pytest.approx(1 + 2 * math.cos(2 * math.pi / rotations))
-    assert torch.allclose(torch.linalg.matrix_power(matrix, rotations), torch.eye(3, dtype=torch.float64), atol=1e-13)
+    assert torch.allclose(
+        torch.linalg.matrix_power(matrix, rotations), torch.eye(3, dtype=torch.float64), atol=1e-13
+    )
 
 
 def test_seed_permutation():
@@ -186,6 +188,7 @@ SPEC = KernelSpec("cyclic", torch.ones(2, 3, 4, 3, 3), torch.ones(2), None, 4, 4
         ({"bias": torch.ones(3)}, "shape \\[2\\], found \\[3\\]"),
         ({"stride": (0, 1)}, "stride is at least 1"),
         ({"padding": ((0, 0), (-1, 0))}, "padding at least 0"),
+        ({"padding": ((1, -1), (0, 0))}, "padding at least 0"),
         ({"matrix": torch.eye(3)}, "no color matrix"),
         ({"kind": "lifting", "weight": torch.ones(2, 3, 1, 3, 3)}, "one rotation in, found 4"),
     ],

@@ -8,8 +8,8 @@ from torch import nn
 
 import ceconv_convert
 from ceconv_convert import (
-    CEConv2d,
     CEConv2D,
+    CEConv2d,
     ConversionError,
     GroupCosetAvgPool,
     GroupCosetMaxPool,
@@ -107,7 +107,8 @@ def test_pickles_from_before_separable_layers_load():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 3, "stride": 1}]
+    "arguments",
+    [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 3, "stride": 1}],
 )
 def test_group_max_pool_pools_every_plane(arguments):
     x = torch.randn(2, 4, 3, 9, 8)

@@ -141,7 +141,9 @@ def test_layers_that_do_not_fit_together_are_refused(change, sentence):
 
 def test_sites_are_found_once_with_all_their_names():
     shared = CEConv2d(3, 3, 2, 2, 3)
-    model = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared, foreign.Gated(3, 3, 2, 2, 3)), "c": nn.ReLU()})
+    model = nn.ModuleDict(
+        {"a": shared, "b": nn.Sequential(shared, foreign.Gated(3, 3, 2, 2, 3)), "c": nn.ReLU()}
+    )
     first, second = find_sites(model)
     assert first.names == ("a", "b.0")
     assert second.names == ("b.1",)

@@ -12,7 +12,7 @@ from ceconv_convert.modules import FORMS
 from ceconv_convert.verification import gather, judge_module
 from ceconv_convert.verification.inputs import other_size, random_input
 from ceconv_convert.verification.referee import make_referee
-from ceconv_convert.verification.verdict import FLOOR, MULTIPLE, tolerance
+from ceconv_convert.verification.verdict import FLOOR, MULTIPLE, Measure, pool
 from tests import foreign
 from tests.support import golden_layers, relative, same_state, small_network
 
@@ -46,6 +46,16 @@ def test_a_strangers_network_passes():
     assert verify(model, convert(model)).passed
 
 
+@EVERY_FORM
+def test_hooks_that_change_an_output_count_in_the_network_alone(form):
+    model = small_network()
+    model[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    converted = convert(model, form)
+    assert verify(model, converted).passed
+    converted[0]._forward_hooks.clear()
+    assert "is above the tolerance" in str(verify(model, converted))
+
+
 def test_no_false_alarms_on_many_networks():
     for seed in range(20):
         model = small_network(rotations=2 + seed % 5, width=3 + seed % 4, seed=seed)
@@ -62,7 +72,9 @@ DAMAGES = {
     "a wrong padding": lambda layer: setattr(layer, "padding", (0, layer.padding[1] + 1, layer.padding[2])),
     "a weight that is not a number": lambda layer: layer.weight.view(-1)[0].fill_(float("nan")),
     "an infinite weight": lambda layer: layer.weight.view(-1)[0].fill_(float("inf")),
-    "a weight of the wrong shape": lambda layer: setattr(layer, "weight", nn.Parameter(layer.weight[:, :, :2])),
+    "a weight of the wrong shape": lambda layer: setattr(
+        layer, "weight", nn.Parameter(layer.weight[:, :, :2])
+    ),
 }
 
 
@@ -204,7 +216,28 @@ def test_progress_runs_to_its_end():
 
 
 def test_tolerance_is_what_it_says():
-    assert tolerance(1e-6, 2.0, torch.float32) == MULTIPLE * 1e-6 + FLOOR * 2.0 * torch.finfo(torch.float32).eps
+    measure = Measure(1e-5, 1e-6, 2.0, torch.float32)
+    assert measure.tolerance == MULTIPLE * 1e-6 + FLOOR * 2.0 * torch.finfo(torch.float32).eps
+    assert measure.problem == "its error 1.0e-05 is above the tolerance 7.8e-06"
+    assert Measure(7e-6, 1e-6, 2.0, torch.float32).problem is None
+    assert Measure(1e-9, 0.0, 0.0, torch.float32).problem is not None
+    assert Measure(float("nan"), 1.0, 1.0, torch.float32).problem is not None
+    assert pool([measure, Measure(1e-9, 1e-3, 1.0, torch.float32)], torch.float32).original_error == 1e-3
+
+
+def test_each_output_has_a_tolerance_of_its_own():
+    """A large output must not excuse a small one."""
+
+    class Both(nn.Module):
+        def forward(self, x):
+            return 1e6 * x, x
+
+    model = nn.Sequential(*small_network(), Both())
+    converted = convert(model)
+    assert verify(model, converted).passed
+    with torch.no_grad():
+        converted[-2].bias[0] += 1e-3
+    assert not verify(model, converted).passed
 
 
 def test_inputs_are_standard_normal_and_seeded():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,9 @@ def load(path: str | Path, *, allow: Iterable[str] = ()) -> nn.Module:
     found = _read(path, list(allow))
     if isinstance(found, nn.Module):
         return found
-    raise UnreadableInputError(f"{path} holds {_describe(found)}, not a module: save it with torch.save(model, path)")
+    raise UnreadableInputError(
+        f"{path} holds {_describe(found)}, not a module: save it with torch.save(model, path)"
+    )
 
 
 def _read(path: Path, allow: list[str]) -> object:
@@ -44,7 +47,11 @@ def _read(path: Path, allow: list[str]) -> object:
     if not head:
         raise UnreadableInputError(f"{path} is empty")
     if not zipfile.is_zipfile(path):
-        what = "a truncated or damaged zip archive" if head == b"PK\x03\x04" else "not a file that torch.save writes"
+        what = (
+            "a truncated or damaged zip archive"
+            if head == b"PK\x03\x04"
+            else "not a file that torch.save writes"
+        )
         raise UnreadableInputError(f"{path} is {what}")
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -56,7 +63,10 @@ def _read(path: Path, allow: list[str]) -> object:
     refused = sorted(name for name, cls in classes.items() if cls is None)
     if refused:
         raise UnreadableInputError(_refusal(path, refused))
-    pairs = allowed + [(cls, name) for name, cls in classes.items() if cls is not None]
+    pairs: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+        *allowed,
+        *((cls, name) for name, cls in classes.items() if cls is not None),
+    ]
     try:
         with torch.serialization.safe_globals(pairs):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -85,15 +95,18 @@ def _damaged(path: Path, error: BaseException) -> UnreadableInputError:
 
 def _refusal(path: Path, refused: list[str]) -> str:
     flags = " ".join(f"--allow {name}" for name in refused)
-    what = "a class" if len(refused) == 1 else f"{len(refused)} names"
     return (
-        f"{path} names {what} that are not allowed ({', '.join(refused)}); nothing of it was run. "
-        f"If you trust the file and these are classes that you have installed, pass {flags}"
-    ).replace("a class that are not", "a name that is not")
+        f"{path} names what is not allowed ({', '.join(refused)}); nothing of it was run. "
+        f"If you trust the file, and these are classes that are installed here, pass {flags}"
+    )
 
 
 def _describe(found: object) -> str:
     if isinstance(found, dict):
         tensors = sum(isinstance(value, torch.Tensor) for value in found.values())
-        return f"a dict with {tensors} tensors" if tensors else f"a dict with the keys {', '.join(map(str, found))[:200]}"
+        return (
+            f"a dict with {tensors} tensors"
+            if tensors
+            else f"a dict with the keys {', '.join(map(str, found))[:200]}"
+        )
     return f"a {type(found).__name__}"

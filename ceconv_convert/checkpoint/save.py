@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ def save_module(model: nn.Module, path: Path) -> None:
     """
     try:
         torch.save(model, path)
-    except (OSError, RuntimeError, AttributeError, TypeError) as error:
+    except (OSError, RuntimeError, AttributeError, TypeError, pickle.PicklingError) as error:
         raise OutputError(f"the module cannot be written to {path}: {first_line(error)}") from error
 
 
@@ -39,5 +41,5 @@ def save_tensors(model: nn.Module, path: Path) -> None:
         seen.add(storage)
     try:
         save_file(tensors, path, metadata={"format": "pt"})
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise OutputError(f"the state dict cannot be written to {path}: {first_line(error)}") from error

@@ -1,13 +1,16 @@
 """Outputs appear whole or not at all.
 
-Each output is written beside its final place under a hidden name, flushed to the disk, and renamed only when
-everything has been written and judged. A rename within a folder is atomic.
+Each output is written under its own name in a hidden folder beside its final place, flushed to the disk, and
+moved only when everything has been written and judged. A move within a file system is atomic.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -17,20 +20,21 @@ from ceconv_convert.errors import OutputError
 class Staging:
     """Files on their way: ``path_for`` gives a place to write to, ``commit`` puts all in place.
 
-    Leaving the ``with`` block without ``commit`` leaves nothing behind.
+    What a writer puts beside its file (ONNX weights past 2 GB) goes along. Leaving the ``with`` block without
+    ``commit`` leaves nothing behind.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder, Staging() as staging:
     ...     _ = staging.path_for(Path(folder) / "a.txt").write_text("whole")
     ...     before = os.path.exists(f"{folder}/a.txt")
     ...     staging.commit()
-    ...     before, os.path.exists(f"{folder}/a.txt")
-    (False, True)
+    ...     before, os.listdir(folder)
+    (False, ['a.txt'])
     """
 
     def __init__(self, *, force: bool = False) -> None:
         self._force = force
-        self._files: dict[Path, Path] = {}
+        self._folders: dict[Path, Path] = {}  # output → hidden folder beside it
 
     def __enter__(self) -> Staging:
         return self
@@ -41,41 +45,45 @@ class Staging:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for temporary in self._files.values():
-            temporary.unlink(missing_ok=True)
+        self._clear()
 
     def path_for(self, output: Path) -> Path:
-        """A temporary path beside ``output``, with the same suffix.
+        """Where to write what becomes ``output``.
 
         Raises:
             OutputError: where ``output`` exists (without ``force``) or its folder cannot be written.
         """
         check_output(output, force=self._force)
-        try:
-            handle, name = tempfile.mkstemp(prefix=f".{output.stem}.", suffix=output.suffix, dir=output.parent)
-            os.close(handle)
-        except OSError as error:
-            raise OutputError(f"{output} cannot be written: {error.strerror}") from error
-        self._files[output] = Path(name)
-        return Path(name)
+        with _naming(output):
+            folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        self._folders[output] = folder
+        return folder / output.name
 
     def commit(self) -> None:
-        """Put every file in its place.
+        """Flush every file, then move all into place.
 
         Raises:
             OutputError: where that fails.
         """
-        mask = os.umask(0)
-        os.umask(mask)
-        for output, temporary in list(self._files.items()):
-            check_output(output, force=self._force)
-            try:
-                temporary.chmod(0o666 & ~mask)
-                _flush(temporary)
-                temporary.replace(output)
-            except OSError as error:
-                raise OutputError(f"{output} cannot be written: {error.strerror}") from error
-            del self._files[output]
+        moves = []
+        for output, folder in self._folders.items():
+            # The file itself comes last: what it needs beside it is there when it appears.
+            for file in sorted(folder.iterdir(), key=lambda file: file.name == output.name):
+                moves.append((file, output.with_name(file.name)))
+        for _, target in moves:
+            check_output(target, force=self._force)
+        for source, target in moves:
+            with _naming(target):
+                _flush(source)
+        for source, target in moves:
+            with _naming(target):
+                source.replace(target)
+        self._clear()
+
+    def _clear(self) -> None:
+        for folder in self._folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+        self._folders.clear()
 
 
 def check_output(output: Path, *, force: bool = False) -> None:
@@ -88,6 +96,15 @@ def check_output(output: Path, *, force: bool = False) -> None:
         raise OutputError(f"{output} cannot be written: no permission in {output.parent}")
     if output.exists() and not force:
         raise OutputError(f"{output} exists: pass --force to overwrite it")
+
+
+@contextlib.contextmanager
+def _naming(output: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into a sentence about ``output``."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written: {error.strerror}") from error
 
 
 def _flush(path: Path) -> None:

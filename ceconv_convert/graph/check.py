@@ -21,7 +21,9 @@ def check_file(path: Path) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the ONNX checker refuses the file: {first_line(error)}") from error
     model = onnx.load(path, load_external_data=False)
-    foreign = sorted({f"{n.domain}::{n.op_type}" for n in all_nodes(model.graph) if n.domain not in ("", "ai.onnx")})
+    foreign = sorted(
+        {f"{n.domain}::{n.op_type}" for n in all_nodes(model.graph) if n.domain not in ("", "ai.onnx")}
+    )
     if foreign or model.functions:
         names = ", ".join(foreign + [f"function {function.name}" for function in model.functions])
         raise ExportError(f"the file needs more than standard operators: {names}")

@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.errors import ExportError, first_line
+from ceconv_convert.errors import ExportError, OutputError, first_line
 from ceconv_convert.graph.quiet import quiet
 
 DEFAULT_OPSET = 18
@@ -58,6 +58,7 @@ def write_onnx(
 
     Raises:
         ExportError: where the exporter cannot express the model, or not in this opset.
+        OutputError: where the file cannot be written.
     """
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= opset <= newest:
@@ -77,7 +78,8 @@ def write_onnx(
     found = opset_of(path)
     if found != opset:
         raise ExportError(
-            f"the network cannot be written with opset {opset}: the exporter gives {found}; pass --opset {found}"
+            f"the network cannot be written with opset {opset}: the exporter gives {found}; "
+            f"pass --opset {found}"
         )
     return Axes(batch=True, size=dynamic_size and reason is None, reason=reason)
 
@@ -89,7 +91,7 @@ _FAILURES = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, 
 def opset_of(path: Path) -> int:
     """The version of the standard operators that a file asks for."""
     model = onnx.load(path, load_external_data=False)
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _export(module: nn.Module, path: Path, example: Tensor, opset: int, *, size: bool) -> None:
@@ -111,7 +113,10 @@ def _export(module: nn.Module, path: Path, example: Tensor, opset: int, *, size:
             raise ExportError("torch's exporter gave no program")
         _name_outputs(program.model)
         _forget_origin(program.model)
-        program.save(path, external_data=weights > _PROTOBUF_LIMIT)
+        try:
+            program.save(path, external_data=weights > _PROTOBUF_LIMIT)
+        except OSError as error:
+            raise OutputError(f"the graph cannot be written to {path}: {error.strerror}") from error
 
 
 def _name_outputs(model: Any) -> None:

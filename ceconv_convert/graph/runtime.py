@@ -24,6 +24,16 @@ _FAILURES = (
     errors.RuntimeException,
 )
 _ERRORS_ONLY = 3
+_CONVOLVED = (torch.float32, torch.float16)
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raise ExportError where ONNX Runtime's CPU provider has no convolution in ``dtype``."""
+    if dtype not in _CONVOLVED:
+        raise ExportError(
+            f"ONNX Runtime's CPU provider convolves in float32 and float16, the network is in {dtype}: "
+            "convert model.float() instead"
+        )
 
 
 class OnnxRunner:

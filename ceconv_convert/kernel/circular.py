@@ -23,7 +23,7 @@ def left_padding(rotations: int) -> int:
 
 
 def to_circular(weight: Tensor) -> Tensor:
-    """w → v: ``[O, I, N, kh, kw]`` rolled by p along the rotations.
+    """W → v: ``[O, I, N, kh, kw]`` rolled by p along the rotations.
 
     >>> to_circular(torch.arange(3).view(1, 1, 3, 1, 1)).flatten().tolist()
     [2, 0, 1]

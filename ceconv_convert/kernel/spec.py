@@ -66,9 +66,10 @@ class KernelSpec:
             )
         if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
             raise SpecError(
-                f"the bias has one number a channel, shape [{self.weight.shape[0]}], found {list(self.bias.shape)}"
+                f"the bias has one number a channel, shape [{self.weight.shape[0]}], "
+                f"found {list(self.bias.shape)}"
             )
-        if min(self.stride) < 1 or min(min(self.padding)) < 0:
+        if min(self.stride) < 1 or min(zeros for side in self.padding for zeros in side) < 0:
             raise SpecError(
                 f"stride is at least 1 and padding at least 0, found {self.stride} and {self.padding}"
             )

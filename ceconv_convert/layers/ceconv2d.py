@@ -59,7 +59,8 @@ class CEConv2d(nn.Conv2d):
     ) -> None:
         if in_rotations < 1 or out_rotations < 1:
             raise SpecError(
-                f"rotations are at least 1, found in_rotations={in_rotations} and out_rotations={out_rotations}"
+                f"rotations are at least 1, found in_rotations={in_rotations} and "
+                f"out_rotations={out_rotations}"
             )
         if in_rotations == 1 and out_rotations > 1 and in_channels != 3:
             raise SpecError(f"a lifting layer sees 3 color channels, found in_channels={in_channels}")
@@ -68,19 +69,16 @@ class CEConv2d(nn.Conv2d):
         self.out_rotations = out_rotations
         self.separable = separable
 
-        like = {"dtype": self.weight.dtype, "device": self.weight.device}
         depth = 1 if in_rotations == 1 or separable else in_rotations
-        self.weight = nn.Parameter(
-            torch.empty(out_channels, in_channels, depth, *self.kernel_size, **like)
-        )
+        self.weight = nn.Parameter(self.weight.new_empty(out_channels, in_channels, depth, *self.kernel_size))
         if in_rotations == 1:
             matrix = torch.empty(3, 3).uniform_(-1 / 3, 1 / 3) if learnable else None
             if matrix is None:
                 matrix = hue_rotation_matrix(out_rotations)
-            self.transformation_matrix = nn.Parameter(matrix.to(**like), requires_grad=learnable)
+            self.transformation_matrix = nn.Parameter(matrix.to(self.weight), requires_grad=learnable)
         elif separable:
             self.pointwise_weight = nn.Parameter(
-                torch.empty(out_channels, in_channels, in_rotations, 1, 1, **like)
+                self.weight.new_empty(out_channels, in_channels, in_rotations, 1, 1)
             )
         self.reset_parameters()
 
@@ -115,7 +113,8 @@ class CEConv2d(nn.Conv2d):
         if bias is not None:
             bias = bias.repeat_interleave(self.out_rotations)  # one number a channel
         y = F.conv2d(x, fold(expanded), bias, self.stride, self.padding)
-        return y.contiguous().unflatten(1, (self.out_channels, self.out_rotations))
+        features: Tensor = y.contiguous().unflatten(1, (self.out_channels, self.out_rotations))
+        return features
 
     def extra_repr(self) -> str:
         kind = "separable" if self.separable and self.in_rotations > 1 else ""

@@ -19,21 +19,14 @@ class GroupMaxPool2d(_MaxPoolNd):
 
     def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """``[B, C, N, H, W]`` → ``[B, C, N, H', W']``, and the indices where asked for."""
+        rotations = (-1, input.shape[2])
         planes = input.flatten(1, 2)  # [B, C·N, H, W]
-        pooled = F.max_pool2d(
-            planes,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            ceil_mode=self.ceil_mode,
-            return_indices=self.return_indices,
-        )
-        rotations = input.shape[2]
+        window = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
         if self.return_indices:
-            values, indices = pooled
-            return values.unflatten(1, (-1, rotations)), indices.unflatten(1, (-1, rotations))
-        return pooled.unflatten(1, (-1, rotations))
+            values, indices = F.max_pool2d(planes, *window, return_indices=True)
+            return values.unflatten(1, rotations), indices.unflatten(1, rotations)
+        features: Tensor = F.max_pool2d(planes, *window).unflatten(1, rotations)
+        return features
 
 
 class GroupCosetMaxPool(nn.Module):

@@ -74,8 +74,8 @@ class CircularConv3d(_DepthConv3d):
         return unroll(y, self.out_rotations).contiguous()
 
     def extra_repr(self) -> str:
-        left = left_padding(self.kernel_size[0])
-        return f"{super().extra_repr()}, circular rotations={self.in_rotations}→{self.out_rotations}, left={left}"
+        rotations = f"circular rotations={self.in_rotations}→{self.out_rotations}"
+        return f"{super().extra_repr()}, {rotations}, left={left_padding(self.kernel_size[0])}"
 
 
 class ColorStackConv3d(_DepthConv3d):

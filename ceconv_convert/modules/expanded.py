@@ -42,7 +42,8 @@ class ExpandedConv2d(TargetLayer, nn.Conv2d):
         """``[B, I, N_in, H, W]``, or ``[B, I, H, W]`` for lifting, → ``[B, O, N_out, H', W']``."""
         x = input.flatten(1, 2) if input.dim() == 5 else input  # [B, I·N_in, H, W]
         y = F.conv2d(self.pad_excess(x), self.weight, self.bias, self.stride, self.padding)
-        return y.contiguous().unflatten(1, (-1, self.out_rotations))
+        features: Tensor = y.contiguous().unflatten(1, (-1, self.out_rotations))
+        return features
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, expanded rotations={self.in_rotations}→{self.out_rotations}"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ceconv_convert.kernel.spec import KernelSpec, Pair
 
 
-class TargetLayer:
+class TargetLayer(nn.Module):
     """A converted layer; mixed into a torch convolution.
 
     Attributes:

@@ -22,8 +22,11 @@ from ceconv_convert.read.derivatives import CLASS_NAMES, REFUSED_CLASSES, known_
 from ceconv_convert.read.probe import disagreement
 
 _ATTRIBUTES = frozenset(
-    "training in_channels out_channels kernel_size stride padding dilation transposed output_padding groups "
-    "padding_mode in_rotations out_rotations separable learnable call_super_init dump_patches".split()
+    (
+        *("training", "in_channels", "out_channels", "kernel_size", "stride", "padding", "padding_mode"),
+        *("dilation", "groups", "transposed", "output_padding"),
+        *("in_rotations", "out_rotations", "separable", "learnable"),
+    )
 )
 
 
@@ -160,7 +163,9 @@ def _unaccounted(module: nn.Module) -> list[str]:
     on loading, and then only its attributes tell.
     """
     expected = {"weight", "bias"}
-    expected.add("transformation_matrix" if getattr(module, "in_rotations", None) == 1 else "pointwise_weight")
+    expected.add(
+        "transformation_matrix" if getattr(module, "in_rotations", None) == 1 else "pointwise_weight"
+    )
     tensors = [name for name, _ in module.named_parameters()] + [name for name, _ in module.named_buffers()]
     unknown = []
     for name in tensors:

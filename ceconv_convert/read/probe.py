@@ -36,5 +36,5 @@ def disagreement(layer: nn.Module, spec: KernelSpec) -> str | None:
         return f"its forward pass gives {outcome} where its parameters say {list(expected.shape)}"
     difference = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)).item()
     if not difference <= _TOLERANCE:  # NaN disagrees too
-        return f"its forward pass differs from what its parameters say, by {difference:.1e} of the largest output"
+        return f"its forward pass differs from what its parameters say: by {difference:.1e} of the output"
     return None

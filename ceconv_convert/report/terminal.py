@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-from ceconv_convert.report.text import HEADINGS, bytes_as_text, refusals, row_as_cells, totals, verdict_as_line
+from ceconv_convert.rewrite.table import HEADINGS, bytes_as_text, refusals, row_as_cells, totals
+from ceconv_convert.verification.verdict import verdict_as_line
 
 if TYPE_CHECKING:
     from ceconv_convert.rewrite import Plan
@@ -71,6 +79,8 @@ class Terminal:
         """Show that ``what`` is under way, and how far, until the block ends."""
         shown = self._err.is_terminal and not self._quiet
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeElapsedColumn(), console=self._err, transient=True, disable=not shown) as bar:
+        with Progress(
+            *columns, TimeElapsedColumn(), console=self._err, transient=True, disable=not shown
+        ) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)

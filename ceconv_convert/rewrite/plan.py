@@ -71,7 +71,7 @@ class Plan:
         return len(self.rows)
 
     def __str__(self) -> str:
-        from ceconv_convert.report.text import plan_as_text
+        from ceconv_convert.rewrite.table import plan_as_text
 
         return plan_as_text(self)
 

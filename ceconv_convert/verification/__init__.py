@@ -2,6 +2,16 @@
 
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.judge import judge, judge_module
-from ceconv_convert.verification.verdict import Case, LayerCheck, Verdict
+from ceconv_convert.verification.verdict import Case, LayerCheck, Measure, Verdict, verdict_as_line
 
-__all__ = ["Case", "Evidence", "LayerCheck", "Verdict", "gather", "judge", "judge_module"]
+__all__ = [
+    "Case",
+    "Evidence",
+    "LayerCheck",
+    "Measure",
+    "Verdict",
+    "gather",
+    "judge",
+    "judge_module",
+    "verdict_as_line",
+]

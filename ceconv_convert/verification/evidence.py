@@ -15,6 +15,7 @@ from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.verification.inputs import (
     BATCHES,
     Shape,
+    as_text,
     device_of,
     dtype_of,
     find_shape,
@@ -23,6 +24,7 @@ from ceconv_convert.verification.inputs import (
     why_not,
 )
 from ceconv_convert.verification.referee import make_referee
+from ceconv_convert.verification.verdict import FLOOR, MULTIPLE
 
 Outputs = tuple[Tensor, ...]
 Progress = Callable[[int, int], None]
@@ -58,6 +60,14 @@ class Evidence:
     original: tuple[Outputs, ...]
     exact: tuple[Outputs, ...]
     layers: Mapping[str, LayerEvidence]
+
+    def explain(self) -> list[str]:
+        """What verdicts rest on: the inputs, and where the tolerance comes from."""
+        lines = [f"inputs: {', '.join(as_text(tuple(x.shape)) for x in self.inputs)}"]
+        if self.fixed_size is not None:
+            lines.append(f"one image size alone, since the network takes no other: {self.fixed_size}")
+        tolerance = f"{MULTIPLE} × the original's own error + {FLOOR} roundings of the largest output"
+        return [*lines, f"errors: worst distance from a float64 referee; tolerance: {tolerance}"]
 
     def at_one_size(self) -> Evidence:
         """Without the inputs of the second image size: what a file of fixed size can be judged by."""
@@ -116,8 +126,8 @@ def gather(
     return Evidence(shape, fixed_size, dtype, inputs, tuple(outputs), tuple(exact), layers)
 
 
-def run_module(module: nn.Module, x: Tensor) -> Outputs:
-    """The outputs of ``module`` as a flat tuple of tensors, without gradients."""
+def run_module(module: Callable[[Tensor], object], x: Tensor) -> Outputs:
+    """The outputs of ``module``, or of its forward pass, as a flat tuple of tensors, without gradients."""
     with torch.no_grad():
         return flatten(module(x))
 
@@ -155,5 +165,5 @@ def _layer_evidence(
     rotations = () if spec.kind == "lifting" else (spec.in_rotations,)
     size = (rows + 2 * spec.stride[0] + 3, columns + 2 * spec.stride[1] + 4)
     x = random_input((2, spec.in_channels, *rotations, *size), seed, dtype, device)
-    with torch.no_grad():
-        return LayerEvidence(x, layer(x), evaluate(spec, x.double()))
+    with torch.no_grad():  # the forward pass alone: a hook is no part of what is converted
+        return LayerEvidence(x, layer.forward(x), evaluate(spec, x.double()))

@@ -16,7 +16,7 @@ BATCHES = (1, 2, 5)
 """Batch sizes judged."""
 
 Shape = tuple[int, ...]
-"""Without the batch: channels, height, width; for a network of hidden layers channels, rotations, height, width."""
+"""Without the batch: channels, height, width; for a network of features rotations before the height."""
 
 
 def find_shape(model: nn.Module, given: Shape | None, first: KernelSpec | None) -> Shape:
@@ -25,7 +25,7 @@ def find_shape(model: nn.Module, given: Shape | None, first: KernelSpec | None) 
     Args:
         model: in eval mode.
         given: what the user said.
-        first: the network's first color-equivariant layer; where it is a hidden one, the network may take features.
+        first: the network's first color-equivariant layer; where it is a hidden one, it may take features.
 
     Raises:
         InputShapeError: where the network runs on none of them.
@@ -38,7 +38,9 @@ def find_shape(model: nn.Module, given: Shape | None, first: KernelSpec | None) 
             return shape
         first_problem = first_problem or problem
     if given is not None:
-        raise InputShapeError(f"the network does not run on inputs of shape {as_text(given)}: {first_problem}")
+        raise InputShapeError(
+            f"the network does not run on inputs of shape {as_text(given)}: {first_problem}"
+        )
     tried = ", ".join(as_text(shape) for shape in shapes)
     raise InputShapeError(
         f"the network runs on none of the usual input shapes ({tried}): "

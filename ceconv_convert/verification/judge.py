@@ -12,10 +12,12 @@ from ceconv_convert.errors import FOREIGN_FAILURES, first_line
 from ceconv_convert.modules import TargetLayer
 from ceconv_convert.verification.evidence import Evidence, LayerEvidence, Outputs, Progress, run_module
 from ceconv_convert.verification.inputs import as_text
-from ceconv_convert.verification.verdict import Case, LayerCheck, Verdict, tolerance
+from ceconv_convert.verification.verdict import Case, LayerCheck, Measure, Verdict, pool
 
 _LAYER_BOUND = 1024
-"""An original layer this many roundings from the referee computes something else than its closed form."""
+"""An original layer this many roundings from its closed form computes something else …"""
+_LAYER_CAP = 0.1
+"""… and, in dtypes of few digits, one this far off, of its largest output."""
 
 
 def judge(
@@ -36,35 +38,23 @@ def judge(
         progress: called with inputs done and inputs in all.
     """
     cases: list[Case] = []
-    problem: str | None = None
+    problem = next(
+        (f"layer {check.name or '(root)'}: {check.problem}" for check in layers if check.problem), None
+    )
     for index, x in enumerate(evidence.inputs):
-        original, exact = evidence.original[index], evidence.exact[index]
-        outputs: Outputs = ()
-        try:
-            outputs = run(x)
-        except FOREIGN_FAILURES as error:
-            problem = problem or f"it does not run on {as_text(tuple(x.shape))}: {first_line(error)}"
-        problem = problem or _mismatch(outputs, original, exact)
-        if problem is not None:
+        outcome = _compare(run, x, evidence.original[index], evidence.exact[index])
+        if isinstance(outcome, str):
+            problem = problem or outcome
             break
-        errors = [_distance(found, truth) for found, truth in zip(outputs, exact, strict=True)]
-        own = [_distance(found, truth) for found, truth in zip(original, exact, strict=True)]
-        scale = max((_largest(truth) for truth in exact), default=0.0)
-        cases.append(Case(tuple(x.shape), max(errors, default=0.0), max(own, default=0.0), scale))
+        cases += outcome
         if progress is not None:
             progress(index + 1, len(evidence.inputs))
-    error = max((case.error for case in cases), default=0.0)
-    original_error = max((case.original_error for case in cases), default=0.0)
-    scale = max((case.scale for case in cases), default=0.0)
-    bound = tolerance(original_error, scale, evidence.dtype)
-    failed = [check for check in layers if not check.passed]
-    if failed:
-        problem = f"layer {failed[0].name or 'at the root'}: {failed[0].problem}"
-    elif problem is None and error > bound:
-        problem = f"its error {error:.1e} is above the tolerance {bound:.1e}"
-    return Verdict(
-        candidate, tuple(cases), tuple(layers), error, original_error, scale, bound, problem
-    )
+    measures = [
+        pool((case.measure for case in cases if case.output == output), evidence.dtype)
+        for output in sorted({case.output for case in cases})
+    ]
+    worst = max(measures, key=lambda measure: measure.strain, default=Measure(0.0, 0.0, 0.0, evidence.dtype))
+    return Verdict(candidate, tuple(cases), tuple(layers), worst, problem or worst.problem)
 
 
 def judge_module(
@@ -72,46 +62,55 @@ def judge_module(
 ) -> Verdict:
     """Judge a converted module, whole and layer by layer. ``converted`` is not changed."""
     module = copy.deepcopy(converted).eval()
-    checks = []
-    for name, layer in module.named_modules():
-        if isinstance(layer, TargetLayer) and name in evidence.layers:
-            checks.append(_check_layer(name, layer, evidence.layers[name], evidence.dtype))
-    return judge(
-        evidence, lambda x: run_module(module, x), candidate, layers=checks, progress=progress
-    )
+    checks = [
+        _check_layer(name, layer, evidence.layers[name], evidence.dtype)
+        for name, layer in module.named_modules()
+        if isinstance(layer, TargetLayer) and name in evidence.layers
+    ]
+    return judge(evidence, lambda x: run_module(module, x), candidate, layers=checks, progress=progress)
 
 
 def _check_layer(name: str, layer: nn.Module, seen: LayerEvidence, dtype: torch.dtype) -> LayerCheck:
-    original_error = _distance(seen.original, seen.exact)
+    own = _distance(seen.original, seen.exact)
     scale = _largest(seen.exact)
-    bound = tolerance(original_error, scale, dtype)
-    limit = min(_LAYER_BOUND * torch.finfo(dtype).eps, 0.1) * scale
-    if not original_error <= limit:
-        problem = f"the original is {original_error:.1e} from its own closed form: not a CEConv layer, or NaN"
-        return LayerCheck(name, float("nan"), original_error, bound, problem)
+    if not own <= min(_LAYER_BOUND * torch.finfo(dtype).eps, _LAYER_CAP) * scale:
+        # Else a wrong original would widen the tolerance until anything passes.
+        return LayerCheck(name, None, f"the original is {own:.1e} from its own closed form")
+    outcome = _compare(lambda x: run_module(layer.forward, x), seen.input, (seen.original,), (seen.exact,))
+    if isinstance(outcome, str):
+        return LayerCheck(name, None, outcome)
+    measure = pool((case.measure for case in outcome), dtype)
+    return LayerCheck(name, measure, measure.problem)
+
+
+def _compare(
+    run: Callable[[Tensor], Outputs], x: Tensor, original: Outputs, exact: Outputs
+) -> list[Case] | str:
+    """A case for each output, or what keeps them from being compared by number."""
     try:
-        found = run_module(layer, seen.input)
-    except FOREIGN_FAILURES as error:
-        return LayerCheck(name, float("nan"), original_error, bound, f"it does not run: {first_line(error)}")
-    problem = _mismatch(found, (seen.original,), (seen.exact,))
-    error = float("nan") if problem else _distance(found[0], seen.exact)
-    if problem is None and error > bound:
-        problem = f"its error {error:.1e} is above the tolerance {bound:.1e}"
-    return LayerCheck(name, error, original_error, bound, problem)
-
-
-def _mismatch(outputs: Outputs, original: Outputs, exact: Outputs) -> str | None:
-    """What keeps outputs from being compared by number, or None."""
+        outputs = run(x)
+    except FOREIGN_FAILURES as failure:
+        return f"it does not run on {as_text(tuple(x.shape))}: {first_line(failure)}"
     if len(outputs) != len(original):
         return f"it gives {len(outputs)} outputs, the original {len(original)}"
-    for found, wanted, truth in zip(outputs, original, exact, strict=True):
-        if found.shape != wanted.shape:
-            return f"it gives shape {as_text(tuple(found.shape))}, the original {as_text(tuple(wanted.shape))}"
-        if found.dtype != wanted.dtype:
-            return f"it gives {found.dtype}, the original {wanted.dtype}"
-        for tensor, whose in ((truth, "the referee"), (wanted, "the original"), (found, "it")):
-            if not bool(torch.isfinite(tensor).all()):
-                return f"{whose} gives NaN or Inf"
+    cases = []
+    for index, (found, wanted, truth) in enumerate(zip(outputs, original, exact, strict=True)):
+        problem = _mismatch(found, wanted, truth)
+        if problem is not None:
+            return problem
+        measure = Measure(_distance(found, truth), _distance(wanted, truth), _largest(truth), found.dtype)
+        cases.append(Case(tuple(x.shape), index, measure))
+    return cases
+
+
+def _mismatch(found: Tensor, wanted: Tensor, truth: Tensor) -> str | None:
+    if found.shape != wanted.shape:
+        return f"it gives shape {as_text(tuple(found.shape))}, the original {as_text(tuple(wanted.shape))}"
+    if found.dtype != wanted.dtype:
+        return f"it gives {found.dtype}, the original {wanted.dtype}"
+    for tensor, whose in ((truth, "the referee"), (wanted, "the original"), (found, "it")):
+        if not bool(torch.isfinite(tensor).all()):
+            return f"{whose} gives NaN or Inf"
     return None
 
 

@@ -25,6 +25,6 @@ def make_referee(model: nn.Module) -> tuple[nn.Module, dict[str, KernelSpec]]:
         if isinstance(site.reading, Refusal):
             continue  # left as it is in the converted model too
         spec = site.reading.spec.map(lambda tensor: tensor.detach())
-        site.module.forward = partial(evaluate, spec)  # type: ignore[method-assign]
+        site.module.forward = partial(evaluate, spec)
         specs[site.names[0]] = spec
     return exact, specs

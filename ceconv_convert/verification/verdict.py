@@ -10,6 +10,7 @@ The second covers the original that happens to be exact. Errors are worst absolu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -20,30 +21,63 @@ FLOOR = 16
 """… plus this many roundings of the largest output."""
 
 
-def tolerance(original_error: float, scale: float, dtype: torch.dtype) -> float:
-    """The largest error that passes; ``scale`` is the largest absolute value of the referee's output."""
-    return MULTIPLE * original_error + FLOOR * torch.finfo(dtype).eps * scale
+@dataclass(frozen=True)
+class Measure:
+    """Distances from the referee.
+
+    Attributes:
+        error: the candidate's, worst absolute.
+        original_error: the original's own.
+        scale: largest absolute value of the referee's output.
+        dtype: the model's.
+    """
+
+    error: float
+    original_error: float
+    scale: float
+    dtype: torch.dtype
+
+    @property
+    def tolerance(self) -> float:
+        """The largest error that passes."""
+        return MULTIPLE * self.original_error + FLOOR * torch.finfo(self.dtype).eps * self.scale
+
+    @property
+    def strain(self) -> float:
+        """Error over tolerance: above 1 it fails."""
+        return self.error / self.tolerance if self.tolerance else float(self.error > 0) * 2
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong, or None."""
+        if self.error <= self.tolerance:
+            return None
+        return f"its error {self.error:.1e} is above the tolerance {self.tolerance:.1e}"
+
+
+def pool(measures: Iterable[Measure], dtype: torch.dtype) -> Measure:
+    """The worst of each distance over several inputs."""
+    rows = [(measure.error, measure.original_error, measure.scale) for measure in measures]
+    error, original_error, scale = (max(column) for column in zip(*rows, strict=True))
+    return Measure(error, original_error, scale, dtype)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One input: its shape, the candidate's and the original's worst error, the largest output."""
+    """One output on one input of a shape."""
 
     shape: tuple[int, ...]
-    error: float
-    original_error: float
-    scale: float
+    output: int
+    measure: Measure
 
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """One converted layer on a random input of its own."""
+    """One converted layer on a random input of its own; without a measure where it could not be compared."""
 
     name: str
-    error: float
-    original_error: float
-    tolerance: float
-    problem: str | None = None
+    measure: Measure | None
+    problem: str | None
 
     @property
     def passed(self) -> bool:
@@ -57,20 +91,17 @@ class Verdict:
 
     Attributes:
         candidate: what was judged, in words.
-        cases: one an input.
+        cases: one an input and output.
         layers: one a converted layer; empty where the candidate has no layers to look at.
-        error, original_error, scale, tolerance: over all cases.
+        worst: of the output that comes closest to its tolerance, over all inputs.
         problem: why it failed; None where it passed.
     """
 
     candidate: str
     cases: tuple[Case, ...]
     layers: tuple[LayerCheck, ...]
-    error: float
-    original_error: float
-    scale: float
-    tolerance: float
-    problem: str | None = None
+    worst: Measure
+    problem: str | None
 
     @property
     def passed(self) -> bool:
@@ -81,6 +112,19 @@ class Verdict:
         return self.passed
 
     def __str__(self) -> str:
-        from ceconv_convert.report.text import verdict_as_line
-
         return verdict_as_line(self)
+
+
+def verdict_as_line(*verdicts: Verdict) -> str:
+    """One line: what was judged, how it came out, and by how much. The first failure speaks for all."""
+    for verdict in verdicts:
+        if not verdict.passed:
+            return f"FAIL: {verdict.candidate}: {verdict.problem}"
+    inputs = max(len({case.shape for case in verdict.cases}) for verdict in verdicts)
+    layers = max(len(verdict.layers) for verdict in verdicts)
+    worst = max((verdict.worst for verdict in verdicts), key=lambda measure: measure.strain)
+    return (
+        f"PASS: {' and '.join(verdict.candidate for verdict in verdicts)}: worst error {worst.error:.1e}, "
+        f"the original's own {worst.original_error:.1e}, tolerance {worst.tolerance:.1e}, "
+        f"on {inputs} inputs{f' and {layers} layers' if layers else ''}"
+    )

@@ -1,4 +1,4 @@
-"""Plans and verdicts in words."""
+"""The plan as a table."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ceconv_convert.rewrite import Plan, PlanRow
-    from ceconv_convert.verification import Evidence, Verdict
+    from ceconv_convert.rewrite.plan import Plan, PlanRow
 
-HEADINGS = ("layer", "kind", "rotations", "channels", "kernel", "stride", "padding", "form", "before", "after")
+HEADINGS = (
+    "layer",
+    "kind",
+    "rotations",
+    "channels",
+    "kernel",
+    "stride",
+    "padding",
+    "form",
+    "before",
+    "after",
+)
 
 
 def bytes_as_text(count: int) -> str:
@@ -57,8 +67,8 @@ def totals(plan: Plan) -> str:
     """One line about the whole plan."""
     before = sum(row.bytes_before for row in plan.convertible)
     after = sum(row.bytes_after or 0 for row in plan.convertible)
-    count = len(plan.convertible)
-    line = f"{count} layer{'' if count == 1 else 's'} to {plan.form}, {bytes_as_text(before)} → {bytes_as_text(after)}"
+    count = f"{len(plan.convertible)} layer{'' if len(plan.convertible) == 1 else 's'}"
+    line = f"{count} to {plan.form}, {bytes_as_text(before)} → {bytes_as_text(after)}"
     return f"{line}; {len(plan.refused)} refused" if plan.refused else line
 
 
@@ -66,38 +76,10 @@ def plan_as_text(plan: Plan) -> str:
     """The plan as a plain table."""
     rows = [HEADINGS, *(row_as_cells(row) for row in plan)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *refusals(plan), totals(plan)])
-
-
-def verdict_as_line(*verdicts: Verdict) -> str:
-    """One line: what was judged, how it came out, and by how much. The first failure speaks for all."""
-    for verdict in verdicts:
-        if not verdict.passed:
-            return f"FAIL: {verdict.candidate}: {verdict.problem}"
-    inputs = max(len(verdict.cases) for verdict in verdicts)
-    layers = max(len(verdict.layers) for verdict in verdicts)
-    worst = max(verdicts, key=lambda verdict: verdict.error)
-    return (
-        f"PASS: {' and '.join(verdict.candidate for verdict in verdicts)}: worst error {worst.error:.1e}, "
-        f"the original's own {worst.original_error:.1e}, tolerance {worst.tolerance:.1e}, "
-        f"on {inputs} inputs{f' and {layers} layers' if layers else ''}"
-    )
-
-
-def evidence_as_lines(evidence: Evidence) -> list[str]:
-    """What verdicts rest on: the inputs, and where the tolerance comes from."""
-    from ceconv_convert.verification.verdict import FLOOR, MULTIPLE
-
-    shapes = ", ".join("×".join(map(str, x.shape)) for x in evidence.inputs)
     lines = [
-        f"inputs: {shapes}",
-        f"errors: worst distance from a float64 referee; tolerance: {MULTIPLE} × the original's own error "
-        f"+ {FLOOR} roundings of the largest output",
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    if evidence.fixed_size is not None:
-        lines.insert(1, f"one image size alone, since the network takes no other: {evidence.fixed_size}")
-    return lines
+    return "\n".join([*lines, *refusals(plan), totals(plan)])
 
 
 def _once(values: Sequence[object]) -> str:

@@ -1,0 +1,267 @@
+"""The command line as a user sees it: what it prints, its exit code, and what is on disk afterwards."""
+
+import os
+import subprocess
+import sys
+
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ceconv_convert import CEConv2d, cli, convert, load, pipeline
+from ceconv_convert.modules import FORMS
+from tests import foreign, hostile
+from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command line: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ceconv-convert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return exit_.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_everything_at_once(run, folder):
+    outputs = ["a.pt", "b.pth", "c.safetensors", "d.onnx"]
+    code, out, err = run(COLOR_DIGITS, *(x for name in outputs for x in ("-o", name)))
+    assert code == 0
+    assert err == ""
+    lines = out.splitlines()
+    assert lines[0].split()[:4] == ["layer", "kind", "rotations", "channels"]
+    assert lines[6] == "5 layers to conv3d, 37.8 kB → 63.7 kB"
+    assert [line.split()[1] for line in lines if line.startswith("wrote ")] == outputs
+    assert lines[-1].startswith("PASS: the conv3d network and d.onnx in ONNX Runtime: worst error ")
+    assert names(folder) == outputs
+    converted = convert(load(COLOR_DIGITS))
+    assert load_file("c.safetensors").keys() == converted.state_dict().keys()
+    assert type(load("a.pt")[0]) is type(converted[0])
+    onnx.checker.check_model("d.onnx", full_check=True)
+
+
+def test_the_default_output_lies_beside_the_model(run, folder):
+    (folder / "net.pt").write_bytes(GOLDEN_SEQUENTIAL.read_bytes())
+    assert run("net.pt")[0] == 0
+    assert run("net.pt", "--form", "conv2d")[0] == 0
+    assert names(folder) == ["net.conv2d.pt", "net.conv3d.pt", "net.pt"]
+
+
+def test_a_second_run_says_that_nothing_is_left(run, folder):
+    run(GOLDEN_SEQUENTIAL, "-o", "a.pt")
+    code, _, err = run("a.pt", "-o", "b.pt")
+    assert code == 3
+    assert err == "Error: nothing is left to convert: all 3 layers are converted already\n"
+    assert names(folder) == ["a.pt"]
+
+
+def test_dry_run_prints_the_table_and_stops(run, folder):
+    code, out, _ = run(COLOR_DIGITS, "--dry-run", "--form", "conv2d")
+    assert code == 0
+    assert out.splitlines()[-1] == "5 layers to conv2d, 37.8 kB → 191.1 kB"
+    assert names(folder) == []
+
+
+def test_quiet_leaves_the_verdict(run, folder):
+    code, out, err = run(GOLDEN_SEQUENTIAL, "-o", "a.pt", "-o", "a.onnx", "--quiet")
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 1
+    assert out.startswith("PASS: ")
+
+
+def test_opset_and_input_shape_are_used(run, folder):
+    code, out, _ = run(GOLDEN_SEQUENTIAL, "-o", "a.onnx", "--opset", "20", "--input-shape", "3x19x23")
+    assert code == 0
+    assert "inputs: 1×3×19×23, 2×3×19×23" in out
+    assert onnx.load("a.onnx").opset_import[0].version == 20
+
+
+def test_outputs_are_not_overwritten_without_force(run, folder):
+    (folder / "a.pt").write_text("precious")
+    code, _, err = run(GOLDEN_SEQUENTIAL, "-o", "a.pt")
+    assert code == 2
+    assert err == "Error: a.pt exists: pass --force to overwrite it\n"
+    assert (folder / "a.pt").read_text() == "precious"
+    assert run(GOLDEN_SEQUENTIAL, "-o", "a.pt", "--force")[0] == 0
+    assert load("a.pt")
+
+
+def test_the_input_is_never_an_output(run, folder):
+    model = folder / "net.pt"
+    model.write_bytes(GOLDEN_SEQUENTIAL.read_bytes())
+    os.link(model, folder / "same.pt")
+    for output in ("net.pt", "same.pt"):
+        code, _, err = run("net.pt", "-o", output, "--force")
+        assert code == 2
+        assert "is the input" in err
+    assert model.read_bytes() == GOLDEN_SEQUENTIAL.read_bytes()
+
+
+def test_a_failed_verdict_writes_nothing(run, folder, monkeypatch):
+    def damaged(*arguments, **options):
+        model = convert(*arguments, **options)
+        with torch.no_grad():
+            model[2].weight[0] += 1
+        return model
+
+    monkeypatch.setattr(pipeline, "convert", damaged)
+    code, out, _ = run(GOLDEN_SEQUENTIAL, "-o", "a.pt", "-o", "a.onnx")
+    assert code == 1
+    assert out.splitlines()[-1].startswith("FAIL: the conv3d network: layer 2: its error ")
+    assert names(folder) == []
+
+
+def test_a_failed_onnx_verdict_writes_nothing_at_all(run, folder, monkeypatch):
+    original = pipeline.write_judged_onnx
+
+    def damaged(evidence, converted, path, **options):
+        converted = convert(load(GOLDEN_SEQUENTIAL))
+        with torch.no_grad():
+            converted[4].bias[0] += 1
+        return original(evidence, converted, path, **options)
+
+    monkeypatch.setattr(pipeline, "write_judged_onnx", damaged)
+    code, out, _ = run(GOLDEN_SEQUENTIAL, "-o", "a.pt", "-o", "a.onnx")
+    assert code == 1
+    assert out.splitlines()[-1].startswith("FAIL: a.onnx in ONNX Runtime: its error ")
+    assert names(folder) == []
+
+
+BAD = {
+    "a missing file": (["none.pt"], 2, "none.pt cannot be read: No such file or directory"),
+    "a folder": (["."], 2, "cannot be read: Is a directory"),
+    "an empty file": (["empty.pt"], 2, "empty.pt is empty"),
+    "a truncated file": (["truncated.pt"], 2, "truncated or damaged"),
+    "a random file": (["random.pt"], 2, "not a file that torch.save writes"),
+    "a foreign class": (["foreign.pt"], 2, "--allow tests.hostile.HelperNetwork"),
+    "no layers": (["plain.pt"], 3, "no CEConv2d layer"),
+    "a refused layer": (
+        ["refused.pt", "--allow", "tests.foreign.Gated"],
+        3,
+        "1: its output is gated by the input",
+    ),
+    "a wrong shape": (["good.pt", "--input-shape", "4,32,32"], 2, "does not run on inputs of shape 4×32×32"),
+    "a shape too small": (["good.pt", "--input-shape", "3,2,2"], 2, "does not run on inputs of shape 3×2×2"),
+    "no shape": (["good.pt", "--input-shape", "big"], 2, "'big' is not an input shape"),
+    "a shape of zeros": (["good.pt", "--input-shape", "3,0,5"], 2, "is not an input shape"),
+    "an unknown suffix": (["good.pt", "-o", "a.tflite"], 2, "the suffix decides the format"),
+    "no folder": (["good.pt", "-o", "none/a.pt"], 2, "there is no folder none"),
+    "twice the same": (["good.pt", "-o", "a.pt", "-o", "./a.pt"], 2, "same file twice"),
+    "an unknown form": (["good.pt", "--form", "fft"], 2, "'fft' is not one of"),
+    "an unknown opset": (["good.pt", "-o", "a.onnx", "--opset", "999"], 2, "opset 999 does not exist"),
+    "no model": ([], 2, "Missing argument 'MODEL'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "sentence"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_clear_sentence(run, folder, arguments, code, sentence):
+    (folder / "empty.pt").touch()
+    (folder / "random.pt").write_bytes(bytes(range(256)) * 9)
+    (folder / "good.pt").write_bytes(GOLDEN_SEQUENTIAL.read_bytes())
+    hostile.truncated(folder / "truncated.pt", GOLDEN_SEQUENTIAL, 0.7)
+    torch.save(hostile.HelperNetwork(), "foreign.pt")
+    torch.save(nn.Sequential(nn.Conv2d(3, 2, 3)), "plain.pt")
+    torch.save(nn.Sequential(CEConv2d(1, 3, 3, 2, 3), foreign.Gated(3, 3, 2, 2, 3)), "refused.pt")
+    before = names(folder)
+    found, _, err = run(*arguments)
+    assert found == code
+    assert sentence in err
+    assert names(folder) == before
+
+
+def test_a_dry_run_shows_refusals(run, folder):
+    torch.save(nn.Sequential(CEConv2d(1, 3, 3, 2, 3), foreign.Gated(3, 3, 2, 2, 3)), "refused.pt")
+    code, out, _ = run("refused.pt", "--allow", "tests.foreign.Gated", "--dry-run")
+    assert code == 3
+    assert "1 is refused: its output is gated by the input" in out
+
+
+def test_a_fixed_image_size_is_said(run, folder):
+    torch.manual_seed(0)
+    torch.save(nn.Sequential(CEConv2d(1, 3, 3, 2, 3), nn.Flatten(), nn.Linear(2 * 3 * 26 * 26, 4)), "net.pt")
+    code, out, _ = run("net.pt", "-o", "a.onnx")
+    assert code == 0
+    assert "one image size alone, since the network takes no other" in out
+    assert "a.onnx: height and width are fixed" in out
+
+
+def test_the_choice_of_forms_is_the_table_of_forms():
+    choices = next(parameter for parameter in cli.cli.params if parameter.name == "form").type.choices
+    assert tuple(choices) == tuple(FORMS)
+
+
+def python(*arguments):
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import ceconv_convert", "from ceconv_convert import cli; cli.cli(['--help'], standalone_mode=False)"],
+    ids=["import", "help"],
+)
+def test_neither_import_nor_help_imports_torch_or_onnx(code):
+    heavy = {"torch", "onnx", "onnxruntime", "onnxscript", "numpy", "safetensors"}
+    finished = python("-c", f"{code}\nimport sys\nprint({heavy!r} & set(sys.modules))")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines()[-1] == "set()"
+
+
+def test_the_module_runs_and_helps():
+    finished = python("-m", "ceconv_convert", "--help")
+    assert finished.returncode == 0
+    for option in (
+        "--output",
+        "--form",
+        "--input-shape",
+        "--opset",
+        "--allow",
+        "--dry-run",
+        "--force",
+        "--quiet",
+    ):
+        assert option in finished.stdout
+    assert "Exit codes:" in finished.stdout
+
+
+def test_a_pipe_gets_clean_lines(tmp_path):
+    output = tmp_path / "a.onnx"
+    finished = python("-m", "ceconv_convert", GOLDEN_SEQUENTIAL, "-o", output)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr == ""
+    assert "\x1b" not in finished.stdout
+
+
+def test_the_fixture_is_classified_alike(run, folder):
+    import runpy
+
+    from tests.support import FIXTURES
+
+    run(COLOR_DIGITS, "-o", "a.safetensors", "-o", "a.onnx")
+    agreement = runpy.run_path(str(FIXTURES / "agreement.py"))["main"]
+    assert agreement("a.safetensors", "a.onnx") == 0
+    damaged = convert(load(COLOR_DIGITS))
+    with torch.no_grad():
+        damaged[0].weight.copy_(damaged[0].weight.roll(1, 0))
+    from ceconv_convert.checkpoint import save_tensors
+
+    save_tensors(damaged, folder / "b.safetensors")
+    assert agreement("b.safetensors", "a.onnx") == 1

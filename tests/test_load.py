@@ -1,0 +1,228 @@
+"""Loading: published class names become ours, nothing runs, every refusal is named."""
+
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ceconv_convert import CEConv2d, convert, load
+from ceconv_convert.checkpoint import Staging, save_module, save_tensors
+from ceconv_convert.errors import OutputError, UnreadableInputError
+from tests import hostile
+from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, relative, same_state, small_network
+
+
+def test_a_pickle_of_the_published_classes_loads_as_ours():
+    model = load(GOLDEN_SEQUENTIAL)
+    assert [type(module) for module in model] == [CEConv2d, nn.ReLU, CEConv2d, nn.ReLU, CEConv2d]
+    golden = load_file(GOLDEN_SEQUENTIAL.with_suffix(".io.safetensors"))
+    own = relative(golden["output"], golden["output_float64"])
+    assert relative(model(golden["input"]), golden["output_float64"]) <= 4 * own + 1e-6
+    assert relative(model.double()(golden["input"].double()), golden["output_float64"]) <= 1e-12
+
+
+def test_the_fixture_loads_and_round_trips(tmp_path):
+    model = load(COLOR_DIGITS)
+    converted = convert(model)
+    save_module(converted, tmp_path / "a.pt")
+    again = load(tmp_path / "a.pt")
+    assert same_state(again.state_dict(), converted.state_dict())
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(again.eval()(x), converted.eval()(x))
+
+
+@pytest.mark.parametrize("thing", [hostile.Marks, hostile.Evaluates])
+@pytest.mark.parametrize("container", [hostile.in_torch_archive, hostile.in_bare_pickle])
+def test_nothing_in_a_file_runs(tmp_path, thing, container):
+    mark = tmp_path / "mark"
+    path = container(tmp_path / "model.pt", thing(mark))
+    with pytest.raises(UnreadableInputError, match="model.pt"):
+        load(path)
+    assert not mark.exists()
+
+
+def test_functions_cannot_be_allowed(tmp_path):
+    mark = tmp_path / "mark"
+    path = hostile.in_torch_archive(tmp_path / "model.pt", hostile.Marks(mark))
+    with pytest.raises(UnreadableInputError, match="only classes can be allowed"):
+        load(path, allow=["posix.mkdir"])
+    assert not mark.exists()
+
+
+def test_all_refused_names_are_listed_at_once(tmp_path):
+    model = nn.Sequential(hostile.HelperNetwork(), nn.ReLU())
+    model.helper = hostile.helper_function
+    torch.save(model, tmp_path / "model.pt")
+    with pytest.raises(UnreadableInputError) as caught:
+        load(tmp_path / "model.pt")
+    message = str(caught.value)
+    assert (
+        "names what is not allowed (tests.hostile.HelperNetwork, tests.hostile.helper_function); nothing"
+        in message
+    )
+    assert "--allow tests.hostile.HelperNetwork" in message
+
+
+def test_allowed_classes_load(tmp_path):
+    torch.save(hostile.HelperNetwork(), tmp_path / "model.pt")
+    with pytest.raises(
+        UnreadableInputError, match="names what is not allowed .tests.hostile.HelperNetwork.;"
+    ):
+        load(tmp_path / "model.pt")
+    assert isinstance(
+        load(tmp_path / "model.pt", allow=["tests.hostile.HelperNetwork"]), hostile.HelperNetwork
+    )
+
+
+def test_classes_in_the_working_directory_can_be_allowed(tmp_path, monkeypatch):
+    (tmp_path / "my_network.py").write_text("from torch import nn\nclass Net(nn.Sequential):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    import my_network
+
+    torch.save(my_network.Net(CEConv2d(1, 3, 3, 2, 3)), tmp_path / "model.pt")
+    monkeypatch.undo()
+    del sys.modules["my_network"]
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert type(load("model.pt", allow=["my_network.Net"])).__name__ == "Net"
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nowhere.Net", "--allow nowhere.Net cannot be imported"),
+        ("tests.hostile.Missing", "--allow tests.hostile.Missing cannot be imported"),
+        ("Net", "takes package.module.Class, found 'Net'"),
+        ("tests.hostile.helper_function", "is a function: only classes"),
+    ],
+)
+def test_what_cannot_be_allowed(name, sentence):
+    with pytest.raises(UnreadableInputError, match=sentence):
+        load(COLOR_DIGITS, allow=[name])
+
+
+def test_files_that_are_no_models(tmp_path):
+    path = tmp_path / "model.pt"
+    for content, sentence in [
+        (None, "cannot be read: No such file"),
+        (b"", "is empty"),
+        (b"\x00\x01 random bytes " * 100, "not a file that torch.save writes"),
+        (b"PK\x03\x04" + b"\x00" * 100, "truncated or damaged zip archive"),
+    ]:
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UnreadableInputError, match=sentence):
+            load(path)
+    with pytest.raises(UnreadableInputError, match="Is a directory"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.9, 0.999])
+def test_truncated_files(tmp_path, fraction):
+    path = hostile.truncated(tmp_path / "model.pt", COLOR_DIGITS, fraction)
+    with pytest.raises(UnreadableInputError, match="truncated or damaged"):
+        load(path)
+
+
+def test_an_archive_that_is_not_torchs(tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(UnreadableInputError, match="cannot be read as a torch file"):
+        load(tmp_path / "model.pt")
+
+
+def test_an_archive_without_one_of_its_tensors(tmp_path):
+    path = hostile.without_tensor(tmp_path / "model.pt", COLOR_DIGITS)
+    with pytest.raises(UnreadableInputError, match="cannot be read as a torch file"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("thing", "sentence"),
+    [
+        (small_network().state_dict(), "a dict with 19 tensors, not a module"),
+        ({"epoch": 3}, "a dict with the keys epoch, not a module"),
+        (torch.zeros(3), "a Tensor, not a module"),
+    ],
+)
+def test_files_of_other_things(tmp_path, thing, sentence):
+    torch.save(thing, tmp_path / "model.pt")
+    with pytest.raises(UnreadableInputError, match=sentence):
+        load(tmp_path / "model.pt")
+
+
+def test_tied_and_strided_tensors_are_saved(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    model[0].bias = nn.Parameter(torch.randn(6)[::2])
+    save_tensors(model, tmp_path / "a.safetensors")
+    assert same_state(
+        dict(sorted(load_file(tmp_path / "a.safetensors").items())), dict(sorted(model.state_dict().items()))
+    )
+
+
+def test_staged_files_appear_together_or_not_at_all(tmp_path):
+    outputs = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    with Staging() as staging:
+        for output in outputs:
+            staging.path_for(output).write_text("new")
+        assert not any(output.exists() for output in outputs)
+    assert not list(tmp_path.iterdir())
+    with Staging() as staging:
+        for output in outputs:
+            staging.path_for(output).write_text("new")
+        (outputs[0]).write_text("someone else's, meanwhile")
+        with pytest.raises(OutputError, match="a.pt exists"):
+            staging.commit()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_outputs_have_the_permissions_of_any_file(tmp_path):
+    (tmp_path / "plain").write_text("x")
+    with Staging() as staging:
+        staging.path_for(tmp_path / "staged").write_text("x")
+        staging.commit()
+    assert (tmp_path / "staged").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_outputs_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for output, sentence in [
+        (tmp_path, "is a folder"),
+        (tmp_path / "none" / "a.pt", "there is no folder"),
+        (tmp_path / "file" / "a.pt", "there is no folder"),
+        (tmp_path / "file", "exists"),
+    ]:
+        with Staging() as staging, pytest.raises(OutputError, match=sentence):
+            staging.path_for(output)
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    import os
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with Staging() as staging:
+        staging.path_for(tmp_path / "a.pt").write_text("x")
+        with pytest.raises(OutputError, match=r"a\.pt cannot be written: No space left on device"):
+            staging.commit()
+    assert not list(tmp_path.iterdir())
+
+
+def test_writers_say_what_they_cannot_write(tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"):
+        save_module(nn.Linear(1, 1), tmp_path / "none" / "a.pt")
+    with pytest.raises(OutputError, match="cannot be written"):
+        save_tensors(nn.Linear(1, 1), tmp_path / "none" / "a.safetensors")
+    model = nn.Linear(1, 1)
+    model.secret = lambda: None
+    with pytest.raises(OutputError, match="cannot be written"):
+        save_module(model, tmp_path / "a.pt")
