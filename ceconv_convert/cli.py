@@ -90,7 +90,7 @@ def cli(
     Exit codes: 0 the verdict passed; 1 it failed, and nothing was written; 2 wrong usage or unreadable input;
     3 nothing to convert, or a layer was refused.
     """
-    from ceconv_convert.pipeline import Job, run
+    from ceconv_convert.report.terminal import Terminal
 
     targets = outputs or (model.parent / f"{model.stem}.{form}.pt",)
     for target in targets:
@@ -100,8 +100,13 @@ def cli(
             )
     if len({target.absolute() for target in targets}) < len(targets):
         raise click.UsageError("-o names the same file twice")
-    job = Job(model, targets, form, input_shape, opset, allow, dry_run, force, quiet)
-    sys.exit(PASSED if run(job) else FAILED)
+    if opset is not None and not any(target.suffix == ".onnx" for target in targets):
+        raise click.UsageError("--opset is of an .onnx output, and there is none")
+    terminal = Terminal(quiet=quiet)
+    with terminal.progress("loading torch"):
+        from ceconv_convert.pipeline import Job, run
+    job = Job(model, targets, form, input_shape, opset, allow, dry_run, force)
+    sys.exit(PASSED if run(job, terminal) else FAILED)
 
 
 def main() -> None:

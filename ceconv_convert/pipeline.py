@@ -26,16 +26,14 @@ class Job:
     allow: tuple[str, ...] = ()
     dry_run: bool = False
     force: bool = False
-    quiet: bool = False
 
 
-def run(job: Job) -> bool:
+def run(job: Job, terminal: Terminal) -> bool:
     """Do it; whether the verdict passed.
 
     Raises:
         ConversionError: where it cannot be done.
     """
-    terminal = Terminal(quiet=job.quiet)
     for output in () if job.dry_run else job.outputs:
         _check_output(output, job)
     with terminal.progress(f"reading {job.model.name}"):
@@ -52,7 +50,8 @@ def run(job: Job) -> bool:
         evidence = gather(model, job.input_shape, progress=progress)
     for line in evidence.explain():
         terminal.line(line)
-    verdict = judge_module(evidence, converted, f"the {job.form} network")
+    with terminal.progress(f"judging the {job.form} network") as progress:
+        verdict = judge_module(evidence, converted, f"the {job.form} network", progress=progress)
     if not verdict.passed:
         terminal.verdict(verdict)
         return False
@@ -82,6 +81,6 @@ def run(job: Job) -> bool:
 
 
 def _check_output(output: Path, job: Job) -> None:
-    if output.exists() and output.samefile(job.model):
+    if output.exists() and job.model.exists() and output.samefile(job.model):
         raise OutputError(f"{output} is the input: give another name")
     check_output(output, force=job.force)

@@ -166,6 +166,12 @@ BAD = {
     "an unknown suffix": (["good.pt", "-o", "a.tflite"], 2, "the suffix decides the format"),
     "no folder": (["good.pt", "-o", "none/a.pt"], 2, "there is no folder none"),
     "twice the same": (["good.pt", "-o", "a.pt", "-o", "./a.pt"], 2, "same file twice"),
+    "a missing file and an existing output": (
+        ["none.pt", "-o", "good.pt", "--force"],
+        2,
+        "none.pt cannot be",
+    ),
+    "an opset of nothing": (["good.pt", "-o", "a.pt", "--opset", "18"], 2, "--opset is of an .onnx output"),
     "an unknown form": (["good.pt", "--form", "fft"], 2, "'fft' is not one of"),
     "an unknown opset": (["good.pt", "-o", "a.onnx", "--opset", "999"], 2, "opset 999 does not exist"),
     "no model": ([], 2, "Missing argument 'MODEL'"),

@@ -24,7 +24,7 @@ BELOW = {
     "verification": {"read", "modules", "kernel", "errors"},
     "api": {"checkpoint", "rewrite", "verification", "graph", "errors"},
     "pipeline": {"api", "checkpoint", "rewrite", "verification", "graph", "report", "errors"},
-    "cli": {"pipeline", "errors", "__version__"},
+    "cli": {"pipeline", "report", "errors", "__version__"},
     "__main__": {"cli"},
     "__init__": {"api", "layers", "errors"},
 }

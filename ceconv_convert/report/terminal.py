@@ -1,6 +1,7 @@
 """The terminal: a table of layers, progress while something takes its time, verdict lines.
 
 Results go to standard output, progress to standard error and only to a terminal: logs stay clean.
+What needs torch is imported where it is used, so that the terminal can say something while torch loads.
 """
 
 from __future__ import annotations
@@ -21,9 +22,6 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
-
-from ceconv_convert.rewrite.table import HEADINGS, bytes_as_text, refusals, row_as_cells, totals
-from ceconv_convert.verification.verdict import verdict_as_line
 
 if TYPE_CHECKING:
     from ceconv_convert.rewrite import Plan
@@ -52,6 +50,8 @@ class Terminal:
 
     def plan(self, plan: Plan) -> None:
         """The table of layers."""
+        from ceconv_convert.rewrite.table import HEADINGS, refusals, row_as_cells, totals
+
         if self._quiet:
             return
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -67,11 +67,15 @@ class Terminal:
 
     def verdict(self, *verdicts: Verdict) -> None:
         """The one verdict line; the only thing that ``--quiet`` lets through."""
+        from ceconv_convert.verification.verdict import verdict_as_line
+
         passed = all(verdict.passed for verdict in verdicts)
         self._out.print(Text(verdict_as_line(*verdicts), style="green" if passed else "bold red"))
 
     def wrote(self, path: Path) -> None:
         """What was written, and its size."""
+        from ceconv_convert.rewrite.table import bytes_as_text
+
         self.line(f"wrote {path} ({bytes_as_text(path.stat().st_size)})")
 
     @contextlib.contextmanager
