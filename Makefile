@@ -21,7 +21,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/installed
 	@mkdir -p $(OUT)
-	$(BIN)/ceconv-convert fixtures/color_digits.pt -o $(OUT)/color_digits.safetensors -o $(OUT)/color_digits.onnx --force
+	$(BIN)/ceconv-convert fixtures/color_digits.pt --input-shape 3,16,16 --force \
+		-o $(OUT)/color_digits.safetensors -o $(OUT)/color_digits.onnx
 	$(BIN)/python fixtures/agreement.py $(OUT)/color_digits.safetensors $(OUT)/color_digits.onnx
 
 test: lint
