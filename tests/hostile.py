@@ -79,3 +79,58 @@ def without_tensor(path: Path, source: Path) -> Path:
                 new.writestr(name, old.read(name))
     path.write_bytes(buffer.getvalue())
     return path
+
+
+class CallsConstructor:
+    """A pickle that calls an allowed class's constructor, here for 40 GB."""
+
+    def __reduce__(self):
+        return nn.Linear, (100_000, 100_000)
+
+
+def _forget(name):
+    return lambda model: vars(model[0]).pop(name)
+
+
+def _set(name, value):
+    return lambda model: vars(model[0]).update({name: value})
+
+
+def _cycle(model):
+    model[0]._modules["inside"] = model
+
+
+def _deep(model):
+    for _ in range(150):
+        inner = nn.Sequential()
+        model.add_module("inner", inner)
+        model = inner
+
+
+def _bush(model):
+    for _ in range(40):  # 2^40 paths to the last one
+        inner = nn.Sequential()
+        model.add_module("left", inner)
+        model.add_module("right", inner)
+        model = inner
+
+
+DAMAGED_STATES = {
+    "no parameters": (_forget("_parameters"), "module 0 is damaged: it has no _parameters"),
+    "no modules": (_set("_modules", None), "module 0 is damaged: it has no _modules"),
+    "no mode": (_forget("training"), "does not say whether it is in training mode"),
+    "no hooks": (_forget("_forward_hooks"), "its _forward_hooks are not empty"),
+    "a hook": (_set("_forward_hooks", {0: 1}), "its _forward_hooks are not empty"),
+    "a number for a module": (_set("_modules", {"x": 3}), "'x' in _modules is int, not a module"),
+    "a text for a buffer": (_set("_buffers", {"x": "y"}), "'x' in _buffers is str, not a tensor"),
+    "a dot in a name": (_set("_modules", {"x.y": None}), "'x.y' in _modules is not a name"),
+    "a method hidden": (_set("forward", 3), "its attribute 'forward' hides a method"),
+    "a cycle": (_cycle, "module 0.inside contains itself"),
+    "a deep nest": (_deep, "nested more than 100 deep"),
+    "a bush": (_bush, "more than 100000 paths"),
+    "a bias of text": (_set("bias", "x"), "the published layer has no bias"),
+    "rotations beyond reason": (_set("out_rotations", 10**7), "rotations are 1 to 360"),
+    "rotations beyond integers": (_set("out_rotations", 10**30), "rotations are 1 to 360"),
+    "a negative padding": (_set("padding", -1), "padding at least 0"),
+    "a padding beyond reason": (_set("padding", 10**30), "does not run on|none of the usual input shapes"),
+}

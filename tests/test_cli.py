@@ -1,6 +1,7 @@
 """The command line as a user sees it: what it prints, its exit code, and what is on disk afterwards."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from torch import nn
 from ceconv_convert import CEConv2d, cli, convert, load, pipeline
 from ceconv_convert.modules import FORMS
 from tests import foreign, hostile
-from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL
+from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, small_network
 
 
 @pytest.fixture
@@ -192,6 +193,17 @@ def test_bad_input_is_one_clear_sentence(run, folder, arguments, code, sentence)
     assert found == code
     assert sentence in err
     assert names(folder) == before
+
+
+@pytest.mark.parametrize(("damage", "sentence"), hostile.DAMAGED_STATES.values(), ids=hostile.DAMAGED_STATES)
+def test_a_module_in_a_hostile_state_is_one_clear_sentence(run, folder, damage, sentence):
+    model = small_network()
+    damage(model)
+    torch.save(model, "model.pt")
+    code, _, err = run("model.pt")
+    assert code in (2, 3)
+    assert re.search(sentence, err), err
+    assert names(folder) == ["model.pt"]
 
 
 def test_a_dry_run_shows_refusals(run, folder):

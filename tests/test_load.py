@@ -226,3 +226,11 @@ def test_writers_say_what_they_cannot_write(tmp_path):
     model.secret = lambda: None
     with pytest.raises(OutputError, match="cannot be written"):
         save_module(model, tmp_path / "a.pt")
+
+
+def test_constructors_are_not_called(tmp_path):
+    torch.save(nn.Sequential(nn.Linear(1, 1)), tmp_path / "honest.pt")
+    assert type(load(tmp_path / "honest.pt")[0]) is nn.Linear
+    path = hostile.in_torch_archive(tmp_path / "model.pt", hostile.CallsConstructor())
+    with pytest.raises(UnreadableInputError, match="it calls the constructor of Linear"):
+        load(path)

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from ceconv_convert.checkpoint.names import allowed_by_user, resolve
+from ceconv_convert.checkpoint.skeleton import check_skeleton
+from ceconv_convert.checkpoint.standin import StandIns
 from ceconv_convert.errors import UnreadableInputError, first_line
 
 
@@ -32,6 +34,10 @@ def load(path: str | Path, *, allow: Iterable[str] = ()) -> nn.Module:
     path = Path(path)
     found = _read(path, list(allow))
     if isinstance(found, nn.Module):
+        try:
+            check_skeleton(found)
+        except UnreadableInputError as error:
+            raise UnreadableInputError(f"{path}: {error}") from error
         return found
     raise UnreadableInputError(
         f"{path} holds {_describe(found)}, not a module: save it with torch.save(model, path)"
@@ -63,15 +69,18 @@ def _read(path: Path, allow: list[str]) -> object:
     refused = sorted(name for name, cls in classes.items() if cls is None)
     if refused:
         raise UnreadableInputError(_refusal(path, refused))
+    stand_ins = StandIns()
+    allowed += [(cls, name) for name, cls in classes.items() if cls is not None]
     pairs: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-        *allowed,
-        *((cls, name) for name, cls in classes.items() if cls is not None),
+        (stand_ins.of(cls), name) for cls, name in allowed
     ]
     try:
         with torch.serialization.safe_globals(pairs):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            found: object = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         raise _damaged(path, error) from error
+    stand_ins.restore()
+    return found
 
 
 _DAMAGE = (

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from ceconv_convert.errors import SpecError
 
+MOST_ROTATIONS = 360
+"""A degree of hue each; past that a number is damage, and the memory to expand it is not to be had."""
+
 Kind = Literal["lifting", "cyclic"]
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -60,9 +63,10 @@ class KernelSpec:
             )
         if not self.weight.dtype.is_floating_point:
             raise SpecError(f"weights are floating point, found {self.weight.dtype}")
-        if self.in_rotations < 1 or self.out_rotations < 1:
+        rotations = (self.in_rotations, self.out_rotations)
+        if not all(1 <= count <= MOST_ROTATIONS for count in rotations):
             raise SpecError(
-                f"rotations are at least 1, found {self.in_rotations} in and {self.out_rotations} out"
+                f"rotations are 1 to {MOST_ROTATIONS}, found {rotations[0]} in and {rotations[1]} out"
             )
         if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
             raise SpecError(

@@ -87,16 +87,16 @@ def _read(module: nn.Module) -> LayerReading:
     in_rotations = _integer(module, "in_rotations")
     out_rotations = _integer(module, "out_rotations")
     weight = _tensor(module, "weight")
-    bias = getattr(module, "bias", None)
-    matrix = getattr(module, "transformation_matrix", None)
-    pointwise = getattr(module, "pointwise_weight", None)
+    bias = _optional_tensor(module, "bias")
+    matrix = _optional_tensor(module, "transformation_matrix")
+    pointwise = _optional_tensor(module, "pointwise_weight")
     kind = "lifting" if in_rotations == 1 else "separable" if pointwise is not None else "hidden"
     if kind == "lifting" and pointwise is not None:
         raise SpecError("a lifting layer has no pointwise_weight, found one")
-    if kind == "separable":
+    if pointwise is not None:
         if not getattr(module, "separable", True):
             raise SpecError("it has a pointwise_weight and says separable=False")
-        weight = _product(module, weight, _tensor(module, "pointwise_weight"), in_rotations)
+        weight = _product(module, weight, pointwise, in_rotations)
     declared = (_integer(module, "out_channels"), _integer(module, "in_channels"))
     kernel_size = normalize_pair(getattr(module, "kernel_size", ()))
     expected = (*declared, in_rotations, *kernel_size)
@@ -132,6 +132,10 @@ def _product(module: nn.Module, spatial: Tensor, pointwise: Tensor, in_rotations
             f"its weight has shape {list(spatial.shape)}, expected [{out_channels}, {in_channels}, 1, kh, kw]"
         )
     return pointwise * spatial
+
+
+def _optional_tensor(module: nn.Module, name: str) -> Tensor | None:
+    return None if getattr(module, name, None) is None else _tensor(module, name)
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:

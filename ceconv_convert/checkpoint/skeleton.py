@@ -1,0 +1,72 @@
+"""Is what came out of a file a module that can be walked?
+
+A file's pickle sets a module's attributes to whatever it likes. Before anything relies on them, the skeleton
+is checked: registries that hold what they say, no hooks, no method hidden behind an attribute, a tree without
+cycles and of bounded size. What a network computes with is found out later, by running it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ceconv_convert.errors import UnreadableInputError
+
+_REGISTRIES: tuple[tuple[str, type, str], ...] = (
+    ("_parameters", nn.Parameter, "a parameter"),
+    ("_buffers", torch.Tensor, "a tensor"),
+    ("_modules", nn.Module, "a module"),
+)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_DEEPEST = 100
+_MOST_PATHS = 100_000
+
+
+def check_skeleton(model: nn.Module) -> None:
+    """Raise UnreadableInputError where ``model`` cannot be walked, with the module's path."""
+    _count_paths("", model, (), {})
+
+
+def _count_paths(
+    name: str, module: nn.Module, ancestors: tuple[nn.Module, ...], counted: dict[nn.Module, int]
+) -> int:
+    """The number of paths to ``module`` and what it holds; a module in two places has two."""
+    if module in ancestors:
+        raise UnreadableInputError(f"module {name} contains itself")
+    if len(ancestors) > _DEEPEST:
+        raise UnreadableInputError(f"modules are nested more than {_DEEPEST} deep, at {name}")
+    if module not in counted:
+        problem = _problem(module)
+        if problem is not None:
+            raise UnreadableInputError(f"module {name or '(root)'} is damaged: {problem}")
+        count = 1
+        for child_name, child in module._modules.items():
+            if child is not None:
+                path = f"{name}.{child_name}" if name else child_name
+                count += _count_paths(path, child, (*ancestors, module), counted)
+        if count > _MOST_PATHS:
+            raise UnreadableInputError(f"there are more than {_MOST_PATHS} paths to modules, at {name}")
+        counted[module] = count
+    return counted[module]
+
+
+def _problem(module: nn.Module) -> str | None:
+    attributes = vars(module)
+    for registry, kind, what in _REGISTRIES:
+        members = attributes.get(registry)
+        if not isinstance(members, dict):
+            return f"it has no {registry}"
+        for name, member in members.items():
+            if not isinstance(name, str) or "." in name or not name:
+                return f"{name!r} in {registry} is not a name"
+            if member is not None and not isinstance(member, kind):
+                return f"{name!r} in {registry} is {type(member).__name__}, not {what}"
+    if not isinstance(attributes.get("training"), bool):
+        return "it does not say whether it is in training mode"
+    for hooks in _HOOKS:
+        if not isinstance(attributes.get(hooks), dict) or attributes[hooks]:
+            return f"its {hooks} are not empty"
+    for name in attributes:
+        if callable(getattr(type(module), name, None)):
+            return f"its attribute {name!r} hides a method"
+    return None
