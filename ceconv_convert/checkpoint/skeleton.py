@@ -17,7 +17,8 @@ _REGISTRIES: tuple[tuple[str, type, str], ...] = (
     ("_buffers", torch.Tensor, "a tensor"),
     ("_modules", nn.Module, "a module"),
 )
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_CALLED = ("_forward_hooks", "_backward_hooks")
+"""Hooks without which a module cannot be called; others have defaults."""
 _DEEPEST = 100
 _MOST_PATHS = 100_000
 
@@ -63,7 +64,7 @@ def _problem(module: nn.Module) -> str | None:
                 return f"{name!r} in {registry} is {type(member).__name__}, not {what}"
     if not isinstance(attributes.get("training"), bool):
         return "it does not say whether it is in training mode"
-    for hooks in _HOOKS:
+    for hooks in {*_CALLED, *(name for name in attributes if name.endswith("_hooks"))}:
         if not isinstance(attributes.get(hooks), dict) or attributes[hooks]:
             return f"its {hooks} are not empty"
     for name in attributes:

@@ -130,12 +130,12 @@ def normalize_pair(value: int | tuple[int, ...] | list[int]) -> Pair:
     >>> normalize_pair(2), normalize_pair((1, 2))
     ((2, 2), (1, 2))
     """
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) == 1:
-        values = values * 2
-    if len(values) != 2 or not all(isinstance(v, int) for v in values):
+    if isinstance(value, int):
+        return (value, value)
+    values = tuple(value) if isinstance(value, (tuple, list)) else ()
+    if len(values) not in (1, 2) or not all(isinstance(v, int) for v in values):
         raise SpecError(f"expected an int or two ints, found {value!r}")
-    return (values[0], values[1])
+    return (values[0], values[-1])
 
 
 def normalize_padding(
