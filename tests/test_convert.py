@@ -1,13 +1,14 @@
 """convert and plan: what is kept, what is refused, and that the source is untouched."""
 
 import copy
+import threading
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
-from ceconv_convert import CEConv2d, ConversionError, convert, plan
+from ceconv_convert import CEConv2d, ConversionError, convert, plan, verify
 from ceconv_convert.errors import NothingToConvertError, RefusedLayerError, SpecError
 from ceconv_convert.modules import FORMS, TargetLayer
 from tests import foreign
@@ -208,9 +209,59 @@ def test_refusals_stop_a_strict_conversion_and_leave_the_model():
 
 def test_a_model_that_cannot_be_copied():
     model = small_network()
-    model.cache = model[0].weight * 2  # not a leaf: torch refuses to copy it
+    model.lock = threading.Lock()
     with pytest.raises(ConversionError, match="inplace=True"):
         convert(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_pruned_and_legacy_normed_modules_beside_the_layers_are_copied():
+    """They hold computed tensors, which torch alone refuses to copy."""
+    model = small_network()
+    prune.l1_unstructured(model[-1], "weight", amount=0.3)
+    model.append(nn.utils.weight_norm(nn.Linear(4, 4)))
+    x = torch.randn(2, 3, 16, 16)
+    expected = model(x)
+    assert relative(convert(model)(x), expected) < 1e-5
+    assert verify(model, convert(model)).passed
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize(
+    ("attach", "advice"),
+    [
+        (lambda layer: prune.l1_unstructured(layer, "weight", amount=0.3), "prune.remove"),
+        (nn.utils.weight_norm, "remove_weight_norm"),
+    ],
+)
+def test_pruned_and_legacy_normed_layers_say_what_to_do(attach, advice):
+    model = small_network()
+    attach(model[4])
+    with pytest.raises(RefusedLayerError, match=advice):
+        convert(model)
+
+
+def test_a_layer_compiled_by_itself_says_what_to_do():
+    model = small_network()
+    model[4] = torch.compile(model[4], backend="eager")
+    with pytest.raises(RefusedLayerError, match="convert first, and compile afterwards"):
+        convert(model)
+
+
+def test_a_compiled_network_converts_inside():
+    model = small_network()
+    compiled = torch.compile(model, backend="eager")
+    converted = convert(compiled)
+    with torch.no_grad():
+        converted._orig_mod[-1].bias += 1
+        converted._orig_mod[4].weight.zero_()
+    x = torch.randn(1, 3, 16, 16)
+    assert not torch.allclose(converted(x), model(x) + 1, atol=1e-4)
+
+
+def test_lifting_layers_without_numbers_are_refused():
+    with pytest.raises(RefusedLayerError, match="meta device"):
+        convert(small_network().to("meta"))
 
 
 def test_unknown_forms():

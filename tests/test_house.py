@@ -19,7 +19,7 @@ BELOW = {
     "read": {"modules", "layers", "kernel", "errors"},
     "report": {"rewrite", "verification"},
     "checkpoint": {"layers", "modules", "errors"},
-    "graph": {"errors"},
+    "graph": {"modules", "errors"},
     "rewrite": {"read", "modules", "kernel", "errors"},
     "verification": {"read", "modules", "kernel", "errors"},
     "api": {"checkpoint", "rewrite", "verification", "graph", "errors"},

@@ -56,6 +56,19 @@ def test_hooks_that_change_an_output_count_in_the_network_alone(form):
     assert "is above the tolerance" in str(verify(model, converted))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_strangers_network_passes_in_a_dtype_that_it_cannot_run_in(dtype):
+    torch.manual_seed(0)
+    model = foreign.Network().to(dtype)
+    assert verify(model, convert(model)).passed
+
+
+def test_a_model_without_numbers_cannot_be_judged():
+    model = small_network().to("meta")
+    with pytest.raises(VerificationError, match="meta device"):
+        verify(model, model)
+
+
 def test_no_false_alarms_on_many_networks():
     for seed in range(20):
         model = small_network(rotations=2 + seed % 5, width=3 + seed % 4, seed=seed)

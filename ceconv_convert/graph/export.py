@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import ExportError, OutputError, first_line
 from ceconv_convert.graph.quiet import quiet
+from ceconv_convert.modules import copy_model
 
 DEFAULT_OPSET = 18
 """The oldest opset that torch's exporter writes without conversion: the most runtimes read it."""
@@ -63,7 +63,7 @@ def write_onnx(
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= opset <= newest:
         raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
-    module = copy.deepcopy(model).eval()
+    module = copy_model(model).eval()
     reason = None
     try:
         _export(module, path, example, opset, size=dynamic_size)

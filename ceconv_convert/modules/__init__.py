@@ -1,7 +1,8 @@
 """The target layers, built from a kernel spec, and the table of forms."""
 
+from ceconv_convert.modules.copying import copy_model
 from ceconv_convert.modules.forms import FORMS, Form, form_named
 from ceconv_convert.modules.replace import replace_modules
 from ceconv_convert.modules.target import TargetLayer
 
-__all__ = ["FORMS", "Form", "TargetLayer", "form_named", "replace_modules"]
+__all__ = ["FORMS", "Form", "TargetLayer", "copy_model", "form_named", "replace_modules"]

@@ -7,7 +7,6 @@ for a class other than ours the numbers have the last word.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from torch.nn.utils import parametrize
 from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.spec import KernelSpec, normalize_padding, normalize_pair
 from ceconv_convert.layers import CEConv2d
-from ceconv_convert.modules import TargetLayer
+from ceconv_convert.modules import TargetLayer, copy_model
 from ceconv_convert.read.derivatives import CLASS_NAMES, REFUSED_CLASSES, known_reason
 from ceconv_convert.read.probe import disagreement
 
@@ -52,7 +51,7 @@ def is_candidate(module: nn.Module) -> bool:
     names = {cls.__name__ for cls in type(module).__mro__}
     if names & (CLASS_NAMES | REFUSED_CLASSES.keys()):
         return True
-    return hasattr(module, "in_rotations") and hasattr(module, "out_rotations")
+    return {"in_rotations", "out_rotations"} <= vars(module).keys()
 
 
 def read_layer(module: nn.Module) -> LayerReading | Refusal:
@@ -66,7 +65,7 @@ def read_layer(module: nn.Module) -> LayerReading | Refusal:
             return Refusal(REFUSED_CLASSES[cls.__name__])
     if parametrize.is_parametrized(module):
         # In training mode some parametrizations update their buffers whenever they are read.
-        module = copy.deepcopy(module).eval()
+        module = copy_model(module).eval()
     unknown = _unaccounted(module)
     if unknown:
         return Refusal(_explain(unknown))
@@ -75,10 +74,12 @@ def read_layer(module: nn.Module) -> LayerReading | Refusal:
             reading = _read(module)
     except SpecError as error:
         return Refusal(str(error))
-    if _is_ours(module):
+    if reading.spec.weight.is_meta and (reading.kind == "lifting" or not is_ours(module)):
+        return Refusal("its tensors are on the meta device and have no numbers: load the weights first")
+    if is_ours(module):
         return reading
     # The published layer runs in float32 alone, whatever its parameters' dtype.
-    trial = copy.deepcopy(module).to("cpu", torch.float32).eval()
+    trial = copy_model(module).to("cpu", torch.float32).eval()
     difference = disagreement(trial, _read(trial).spec)
     return reading if difference is None else Refusal(difference)
 
@@ -152,7 +153,7 @@ def _integer(module: nn.Module, name: str) -> int:
     return value
 
 
-def _is_ours(module: nn.Module) -> bool:
+def is_ours(module: nn.Module) -> bool:
     """Our class, also where torch put a generated parametrized class on top of it."""
     cls = type(module)
     if parametrize.is_parametrized(module):
@@ -177,7 +178,7 @@ def _unaccounted(module: nn.Module) -> list[str]:
         if inner not in expected:
             unknown.append(name)
     unknown += [name for name, _ in module.named_children() if name != "parametrizations"]
-    if _is_ours(module):
+    if is_ours(module):
         unknown += [name for name, value in vars(module).items() if _is_foreign(name, value)]
     return sorted(set(unknown))
 

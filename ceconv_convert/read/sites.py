@@ -31,4 +31,13 @@ def find_sites(model: nn.Module) -> list[Site]:
         if is_candidate(module):
             names.setdefault(module, []).append(name)
             skipped.append(f"{name}." if name else "")
-    return [Site(module, tuple(paths), read_layer(module)) for module, paths in names.items()]
+    return [Site(module, tuple(paths), _read(module, paths)) for module, paths in names.items()]
+
+
+def _read(module: nn.Module, names: list[str]) -> LayerReading | Refusal:
+    if any(name.split(".")[-1] == "_orig_mod" for name in names):
+        # The wrapper keeps the forward pass that it compiled: a replacement inside it would never run.
+        return Refusal(
+            "torch.compile is wrapped around this layer: convert first, and compile afterwards"
+        )
+    return read_layer(module)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from ceconv_convert.errors import ConversionError, NothingToConvertError, RefusedLayerError
-from ceconv_convert.modules import form_named, replace_modules
+from ceconv_convert.modules import copy_model, form_named, replace_modules
 from ceconv_convert.read import Refusal, find_sites
 from ceconv_convert.rewrite.plan import Plan, plan_sites
 
@@ -95,7 +94,7 @@ def check_plan(plan: Plan, *, strict: bool = True) -> None:
 
 def _copy(model: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(model)
+        return copy_model(model)
     except (RuntimeError, TypeError) as error:
         raise ConversionError(
             f"the model cannot be copied ({error}): pass inplace=True to convert it in place"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -23,7 +22,7 @@ from ceconv_convert.verification.inputs import (
     random_input,
     why_not,
 )
-from ceconv_convert.verification.referee import make_referee
+from ceconv_convert.verification.referee import make_original, make_referee
 from ceconv_convert.verification.verdict import FLOOR, MULTIPLE
 
 Outputs = tuple[Tensor, ...]
@@ -96,9 +95,11 @@ def gather(
         InputShapeError: where the network does not run.
         VerificationError: where its float64 copy does not.
     """
-    original = copy.deepcopy(model).eval()
-    referee, specs = make_referee(model)
+    original = make_original(model)
     dtype, device = dtype_of(original), device_of(original)
+    if device.type == "meta":
+        raise VerificationError("the model is on the meta device and has no numbers: load its weights first")
+    referee, specs = make_referee(model)
     shape = find_shape(original, input_shape, next(iter(specs.values()), None))
     fixed_size = why_not(original, other_size(shape))
     sizes = [shape] if fixed_size is not None else [shape, other_size(shape)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, first_line
-from ceconv_convert.modules import TargetLayer
+from ceconv_convert.modules import TargetLayer, copy_model
 from ceconv_convert.verification.evidence import Evidence, LayerEvidence, Outputs, Progress, run_module
 from ceconv_convert.verification.inputs import as_text
 from ceconv_convert.verification.verdict import Case, LayerCheck, Measure, Verdict, pool
@@ -61,7 +60,7 @@ def judge_module(
     evidence: Evidence, converted: nn.Module, candidate: str, *, progress: Progress | None = None
 ) -> Verdict:
     """Judge a converted module, whole and layer by layer. ``converted`` is not changed."""
-    module = copy.deepcopy(converted).eval()
+    module = copy_model(converted).eval()
     checks = [
         _check_layer(name, layer, evidence.layers[name], evidence.dtype)
         for name, layer in module.named_modules()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 
 import torch
@@ -10,21 +9,40 @@ from torch import nn
 
 from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.read import Refusal, find_sites
+from ceconv_convert.modules import copy_model
+from ceconv_convert.read import Refusal, find_sites, is_ours
 
 
 def make_referee(model: nn.Module) -> tuple[nn.Module, dict[str, KernelSpec]]:
     """A float64 copy of ``model`` in eval mode with its layers in closed form, and their specs by name.
 
-    Weights are read after the cast, so that products of parameters are formed in float64. Only the forward
-    pass of a layer changes: its attributes and hooks stay for whoever asks.
+    Weights are read after the cast, so that products of parameters are formed in float64.
     """
-    exact = copy.deepcopy(model).to(torch.float64).eval()
+    exact = copy_model(model).to(torch.float64).eval()
     specs: dict[str, KernelSpec] = {}
     for site in find_sites(exact):
-        if isinstance(site.reading, Refusal):
-            continue  # left as it is in the converted model too
-        spec = site.reading.spec.map(lambda tensor: tensor.detach())
-        site.module.forward = partial(evaluate, spec)
-        specs[site.names[0]] = spec
+        if not isinstance(site.reading, Refusal):  # else it is left as it is in the converted model too
+            specs[site.names[0]] = _close(site.module, site.reading.spec)
     return exact, specs
+
+
+def make_original(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` in eval mode that runs in its own dtype.
+
+    The published layer's forward pass runs in float32 alone. In another dtype a layer of a class that is not
+    ours computes what its parameters say, which reading it has made sure of.
+    """
+    original = copy_model(model).eval()
+    for site in find_sites(original):
+        if isinstance(site.reading, Refusal) or is_ours(site.module):
+            continue
+        if site.reading.spec.dtype != torch.float32:
+            _close(site.module, site.reading.spec)
+    return original
+
+
+def _close(layer: nn.Module, spec: KernelSpec) -> KernelSpec:
+    """Put the closed form in place of a layer's forward pass; its attributes and hooks stay for who asks."""
+    detached = spec.map(lambda tensor: tensor.detach())
+    layer.forward = partial(evaluate, detached)
+    return detached
