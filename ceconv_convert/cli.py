@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -36,6 +37,22 @@ def _parse_shape(
     return tuple(int(part) for part in parts)
 
 
+def _parse_arguments(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, object]:
+    """``key=value`` with Python literals as values; anything else is text."""
+    arguments: dict[str, object] = {}
+    for pair in values:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise click.BadParameter(f"{pair!r} is not of the form key=value")
+        try:
+            arguments[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            arguments[key] = text
+    return arguments
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
@@ -68,6 +85,20 @@ def _parse_shape(
     multiple=True,
     help="A further class that MODEL may name; it is imported. May be given several times.",
 )
+@click.option(
+    "--model",
+    "factory",
+    metavar="package.module:factory",
+    help="What builds the network of a state dict that is none of the published ones; it is imported.",
+)
+@click.option(
+    "--model-arg",
+    "arguments",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_parse_arguments,
+    help="An argument of the network, where the file does not tell. May be given several times.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the table of layers and stop.")
 @click.option("--force", is_flag=True, help="Overwrite existing outputs.")
 @click.option("--quiet", is_flag=True, help="Print the verdict alone.")
@@ -79,13 +110,16 @@ def cli(
     input_shape: tuple[int, ...] | None,
     opset: int | None,
     allow: tuple[str, ...],
+    factory: str | None,
+    arguments: dict[str, object],
     dry_run: bool,
     force: bool,
     quiet: bool,
 ) -> None:
     """Convert the color-equivariant network in MODEL, verify the result, and write it.
 
-    MODEL is a file that torch.save(model, path) wrote. Nothing in it is executed.
+    MODEL is a whole module that torch.save wrote, or the weights of a published network: a state dict,
+    a Lightning or ImageNet checkpoint, safetensors. Nothing in it is executed.
 
     Exit codes: 0 the verdict passed; 1 it failed, and nothing was written; 2 wrong usage or unreadable input;
     3 nothing to convert, or a layer was refused.
@@ -105,7 +139,7 @@ def cli(
     terminal = Terminal(quiet=quiet)
     with terminal.progress("loading torch"):
         from ceconv_convert.pipeline import Job, run
-    job = Job(model, targets, form, input_shape, opset, allow, dry_run, force)
+    job = Job(model, targets, form, input_shape, opset, allow, factory, arguments, dry_run, force)
     sys.exit(PASSED if run(job, terminal) else FAILED)
 
 

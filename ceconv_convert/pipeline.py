@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ceconv_convert.api import write_judged_onnx
@@ -24,6 +25,8 @@ class Job:
     input_shape: tuple[int, ...] | None = None
     opset: int | None = None
     allow: tuple[str, ...] = ()
+    factory: str | None = None
+    arguments: Mapping[str, object] = field(default_factory=dict)
     dry_run: bool = False
     force: bool = False
 
@@ -37,7 +40,7 @@ def run(job: Job, terminal: Terminal) -> bool:
     for output in () if job.dry_run else job.outputs:
         _check_output(output, job)
     with terminal.progress(f"reading {job.model.name}"):
-        model = load(job.model, allow=job.allow)
+        model = load(job.model, allow=job.allow, model=job.factory, arguments=job.arguments)
     layers = plan(model, job.form)
     if layers.rows:
         terminal.plan(layers)

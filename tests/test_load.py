@@ -146,9 +146,12 @@ def test_an_archive_without_one_of_its_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("thing", "sentence"),
     [
-        (small_network().state_dict(), "a dict with 19 tensors, not a module"),
-        ({"epoch": 3}, "a dict with the keys epoch, not a module"),
-        (torch.zeros(3), "a Tensor, not a module"),
+        (
+            small_network().state_dict(),
+            "no published network has these keys: 0.weight",
+        ),
+        ({"epoch": 3}, "holds a dict with the keys epoch: neither a module nor weights"),
+        (torch.zeros(3), "holds a Tensor: neither a module nor weights"),
     ],
 )
 def test_files_of_other_things(tmp_path, thing, sentence):

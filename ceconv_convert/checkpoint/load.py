@@ -1,121 +1,134 @@
-"""Read a model from a file without running anything of the file's."""
+"""File → module."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from ceconv_convert.checkpoint.names import allowed_by_user, resolve
+from ceconv_convert.architectures.recognize import recognize
+from ceconv_convert.checkpoint.container import Weights, find_weights, published_keys, without_prefix
+from ceconv_convert.checkpoint.names import import_from
+from ceconv_convert.checkpoint.pickles import read_pickle
 from ceconv_convert.checkpoint.skeleton import check_skeleton
-from ceconv_convert.checkpoint.standin import StandIns
-from ceconv_convert.errors import UnreadableInputError, first_line
+from ceconv_convert.errors import FOREIGN_FAILURES, SpecError, UnreadableInputError, first_line
 
 
-def load(path: str | Path, *, allow: Iterable[str] = ()) -> nn.Module:
-    """The module in a file that ``torch.save(model, path)`` wrote, on the CPU.
+def load(
+    path: str | Path,
+    *,
+    allow: Iterable[str] = (),
+    model: str | Callable[..., nn.Module] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The network in a file, on the CPU.
 
-    Loaded with ``weights_only=True``: nothing of the file's is executed. Classes of ``torch.nn`` and of this
-    package are allowed; the published layers' names become this package's layers.
+    Whole modules that ``torch.save(model, path)`` wrote; state dicts, by themselves or in what training left
+    (Lightning and ImageNet checkpoints, ``model``, ``state_dict``, … nests, data-parallel and compiled
+    prefixes, torchvision's names); safetensors. A state dict is recognized as one of the published networks
+    from its keys and shapes; the network comes in eval mode and in the dtype of its weights.
+
+    Nothing of the file's is executed. Classes of ``torch.nn`` and of this package are allowed; names of the
+    published code become this package's classes.
 
     Args:
         path: the file.
         allow: further classes, ``package.module.Class``; they are imported.
+        model: what builds the network of a state dict that is none of the published ones: a callable, or its
+            name, ``package.module:factory``.
+        arguments: of ``model``; without one, ``rotations`` of a lifting layer whose tensors do not tell.
 
     Raises:
-        UnreadableInputError: for a file that is missing, damaged, not a module, or names other classes,
-            all of which the message lists.
+        UnreadableInputError: for a file that is missing, damaged, no network that is known, or names other
+            classes, all of which the message lists.
     """
     path = Path(path)
-    found = _read(path, list(allow))
-    if isinstance(found, nn.Module):
-        try:
+    content = _read(path, allow)
+    found = find_weights(content)
+    try:
+        if isinstance(found, nn.Module):
             check_skeleton(found)
-        except UnreadableInputError as error:
-            raise UnreadableInputError(f"{path}: {error}") from error
-        return found
-    raise UnreadableInputError(
-        f"{path} holds {_describe(found)}, not a module: save it with torch.save(model, path)"
-    )
+            return found
+        if isinstance(found, Weights):
+            _check_sizes(found.tensors, path)
+            return _assemble(found.tensors, _factory(model), arguments or {})
+    except (UnreadableInputError, SpecError) as error:
+        raise UnreadableInputError(f"{path}: {error}") from error
+    raise UnreadableInputError(f"{path} holds {_describe(content)}: neither a module nor weights")
 
 
-def _read(path: Path, allow: list[str]) -> object:
+def _describe(content: object) -> str:
+    if isinstance(content, Mapping):
+        return f"a dict with the keys {', '.join(map(str, content))[:200]}" if content else "an empty dict"
+    return f"a {type(content).__name__}"
+
+
+def _read(path: Path, allow: Iterable[str]) -> object:
+    if path.suffix != ".safetensors":
+        return read_pickle(path, list(allow))
     try:
-        with path.open("rb") as file:
-            head = file.read(4)
+        return load_file(path)
     except OSError as error:
-        raise UnreadableInputError(f"{path} cannot be read: {error.strerror}") from error
-    if not head:
-        raise UnreadableInputError(f"{path} is empty")
-    if not zipfile.is_zipfile(path):
-        what = (
-            "a truncated or damaged zip archive"
-            if head == b"PK\x03\x04"
-            else "not a file that torch.save writes"
-        )
-        raise UnreadableInputError(f"{path} is {what}")
+        raise UnreadableInputError(f"{path} cannot be read: {error.strerror or first_line(error)}") from error
+    except SafetensorError as error:
+        raise UnreadableInputError(f"{path} cannot be read as safetensors: {first_line(error)}") from error
+
+
+def _factory(model: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Module] | None:
+    if not isinstance(model, str):
+        return model
+    module_name, _, attribute = model.partition(":")
+    if not attribute:
+        raise UnreadableInputError(f"--model takes package.module:factory, found {model!r}")
+    factory = import_from(module_name, attribute, f"--model {model}")
+    if not callable(factory):
+        raise UnreadableInputError(f"--model {model} is a {type(factory).__name__}, which builds nothing")
+    return factory
+
+
+def _assemble(
+    tensors: Mapping[str, Tensor],
+    factory: Callable[..., nn.Module] | None,
+    arguments: Mapping[str, Any],
+) -> nn.Module:
+    if factory is None:
+        unknown = sorted(arguments.keys() - {"rotations"})
+        if unknown:
+            raise UnreadableInputError(
+                f"without --model only rotations can be said, found {', '.join(unknown)}"
+            )
+        state = published_keys(tensors)
+        model = recognize(state, **arguments)
+    else:
+        state = without_prefix(tensors)
+        model = _build(factory, arguments).eval()
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
-    allowed = allowed_by_user(allow)
-    known = {name for _, name in allowed}
-    classes = {name: resolve(name) for name in names if name not in known}
-    refused = sorted(name for name, cls in classes.items() if cls is None)
-    if refused:
-        raise UnreadableInputError(_refusal(path, refused))
-    stand_ins = StandIns()
-    allowed += [(cls, name) for name, cls in classes.items() if cls is not None]
-    pairs: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-        (stand_ins.of(cls), name) for cls, name in allowed
-    ]
+        # Assigned, not copied: the tensors keep their dtype.
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        lines = " ".join(line.strip() for line in str(error).splitlines())
+        raise UnreadableInputError(f"the weights do not fit a {type(model).__name__}: {lines}") from error
+    return model
+
+
+def _build(factory: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
     try:
-        with torch.serialization.safe_globals(pairs):
-            found: object = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
-    stand_ins.restore()
-    return found
+        model: object = factory(**arguments)
+    except FOREIGN_FAILURES as error:
+        message = f"the model cannot be built from {dict(arguments)}: {first_line(error)}"
+        raise UnreadableInputError(message) from error
+    if not isinstance(model, nn.Module):
+        raise UnreadableInputError(f"the factory gives a {type(model).__name__}, not a module")
+    return model
 
 
-_DAMAGE = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    EOFError,
-    OSError,
-    AssertionError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
-"""What torch and pickle raise on a damaged archive."""
-
-
-def _damaged(path: Path, error: BaseException) -> UnreadableInputError:
-    return UnreadableInputError(f"{path} cannot be read as a torch file: {first_line(error)}")
-
-
-def _refusal(path: Path, refused: list[str]) -> str:
-    flags = " ".join(f"--allow {name}" for name in refused)
-    return (
-        f"{path} names what is not allowed ({', '.join(refused)}); nothing of it was run. "
-        f"If you trust the file, and these are classes that are installed here, pass {flags}"
-    )
-
-
-def _describe(found: object) -> str:
-    if isinstance(found, dict):
-        tensors = sum(isinstance(value, torch.Tensor) for value in found.values())
-        return (
-            f"a dict with {tensors} tensors"
-            if tensors
-            else f"a dict with the keys {', '.join(map(str, found))[:200]}"
-        )
-    return f"a {type(found).__name__}"
+def _check_sizes(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are larger than the file they come from: views that would unpack to any size."""
+    size = path.stat().st_size
+    for key, tensor in tensors.items():
+        if tensor.numel() * tensor.element_size() > size:
+            raise UnreadableInputError(f"{key} claims {tensor.numel()} numbers, more than the file holds")

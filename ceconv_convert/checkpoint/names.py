@@ -6,6 +6,7 @@ Published and seed class names map onto our own implementation.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ceconv_convert import layers
+from ceconv_convert import architectures, layers
 from ceconv_convert.errors import UnreadableInputError
 
 _OUR_LAYERS: dict[str, type] = {
@@ -25,7 +26,20 @@ _OUR_LAYERS: dict[str, type] = {
     "GroupCosetAvgPool": layers.GroupCosetAvgPool,
 }
 _PUBLISHED_MODULES = frozenset({"ceconv", "ceconv.ceconv2d", "ceconv.pooling", "ceconv2d", "pooling"})
+_PUBLISHED_NETWORKS: dict[str, type] = {
+    "models.resnet.ResNet": architectures.ResNet,
+    "models.resnet.BasicBlock": architectures.BasicBlock,
+    "models.resnet.Bottleneck": architectures.Bottleneck,
+    "models.resnet_hybrid.HybridResNet": architectures.HybridResNet,
+    "models.resnet_hybrid.BasicBlock": architectures.BasicBlock,
+    "models.resnet_hybrid.Bottleneck": architectures.Bottleneck,
+    "models.cnn.CECNN": architectures.CECNN,
+}
+_PLAIN_DATA: dict[str, type] = {"argparse.Namespace": argparse.Namespace}
+"""What training scripts leave beside the weights: attributes in a bag, and no code."""
+
 _OUR_PACKAGE = "ceconv_convert."
+_OUR_ROOMS = tuple(f"{_OUR_PACKAGE}{room}" for room in ("layers", "modules", "architectures"))
 
 
 def resolve(name: str) -> type | None:
@@ -36,12 +50,14 @@ def resolve(name: str) -> type | None:
     >>> resolve("os.system") is None
     True
     """
+    if name in _PUBLISHED_NETWORKS or name in _PLAIN_DATA:
+        return _PUBLISHED_NETWORKS.get(name) or _PLAIN_DATA[name]
     module_name, _, attribute = name.rpartition(".")
     if module_name in _PUBLISHED_MODULES:
         return _OUR_LAYERS.get(attribute)
     if module_name.startswith("torch.nn.modules."):
         found = getattr(sys.modules.get(module_name), attribute, None)
-    elif module_name.startswith((f"{_OUR_PACKAGE}layers", f"{_OUR_PACKAGE}modules")):
+    elif module_name.startswith(_OUR_ROOMS):
         found = getattr(_ours(module_name), attribute, None)
     else:
         return None
@@ -51,37 +67,43 @@ def resolve(name: str) -> type | None:
 def allowed_by_user(names: Iterable[str]) -> list[tuple[type, str]]:
     """Import the classes that the user allows, each with the name that pickles give it.
 
-    The working directory is searched last, as for ``python -m``: training code often sits there.
-
     Raises:
         UnreadableInputError: for a name that cannot be imported, or is no class.
     """
     found = []
-    here = str(Path.cwd())
-    sys.path.append(here)
-    try:
-        for name in names:
-            found.append((_import_class(name), name))
-    finally:
-        sys.path.remove(here)
+    for name in names:
+        module_name, _, attribute = name.rpartition(".")
+        if not module_name:
+            raise UnreadableInputError(f"--allow takes package.module.Class, found {name!r}")
+        cls = import_from(module_name, attribute, f"--allow {name}")
+        if not isinstance(cls, type):
+            raise UnreadableInputError(
+                f"--allow {name} is a {type(cls).__name__}: only classes can be allowed, "
+                "a function would be run"
+            )
+        found.append((cls, name))
     return found
 
 
-def _import_class(name: str) -> type:
-    module_name, _, attribute = name.rpartition(".")
-    if not module_name:
-        raise UnreadableInputError(f"--allow takes package.module.Class, found {name!r}")
+def import_from(module_name: str, attribute: str, what: str) -> object:
+    """An attribute of a module of the user's.
+
+    The working directory is searched last, as for ``python -m``: training code often sits there.
+
+    Raises:
+        UnreadableInputError: where it cannot be imported; ``what`` names it.
+    """
+    here = str(Path.cwd())
+    sys.path.append(here)
     try:
-        cls = getattr(importlib.import_module(module_name), attribute)
+        found: object = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise UnreadableInputError(
-            f"--allow {name} cannot be imported: {error}; run where that module is installed"
+            f"{what} cannot be imported: {error}; run where that module is installed"
         ) from error
-    if not isinstance(cls, type):
-        raise UnreadableInputError(
-            f"--allow {name} is a {type(cls).__name__}: only classes can be allowed, a function would be run"
-        )
-    return cls
+    finally:
+        sys.path.remove(here)
+    return found
 
 
 def _ours(module_name: str) -> object:

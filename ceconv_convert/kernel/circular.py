@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ceconv_convert.kernel.color import is_color_cycle
+from ceconv_convert.kernel.color import is_color_cycle, is_identity
 from ceconv_convert.kernel.spec import KernelSpec
 
 
@@ -62,14 +62,15 @@ def unroll(y: Tensor, out_rotations: int) -> Tensor:
 def as_cyclic(spec: KernelSpec) -> KernelSpec | None:
     """The layer as a cyclic one over ``weight.shape[2]`` rotations, or None where it is not cyclic.
 
-    A lifting layer is cyclic over its three colors where its matrix permutes them, and trivially
-    where it has a single rotation out.
+    A lifting layer is cyclic over its three colors where its matrix permutes them, and trivially, over one
+    rotation, where its matrix leaves them alone. Its number of rotations out plays no part: the layout of the
+    weight has to follow from the tensors, since a state dict has nothing else.
     """
-    if spec.kind == "cyclic":
+    if spec.matrix is None:
         return spec
-    if spec.out_rotations == 1:
+    if spec.in_channels != 3 or is_identity(spec.matrix):
         return replace(spec, kind="cyclic", matrix=None)
-    if spec.matrix is None or not is_color_cycle(spec.matrix):
+    if not is_color_cycle(spec.matrix):
         return None
     weight = spec.weight.transpose(1, 2)  # [O, 1, 3, kh, kw]: the colors are the rotations
     return replace(spec, kind="cyclic", weight=weight, matrix=None, in_rotations=3)

@@ -54,6 +54,40 @@ def is_color_cycle(matrix: Tensor) -> bool:
     >>> is_color_cycle(hue_rotation_matrix(3)), is_color_cycle(hue_rotation_matrix(4))
     (True, False)
     """
-    cycle = torch.eye(3, dtype=torch.float64).roll(1, dims=0)
-    distance = (matrix.detach().cpu().to(torch.float64) - cycle).abs().max()
+    return _is_close(matrix, torch.eye(3, dtype=torch.float64).roll(1, dims=0))
+
+
+def is_identity(matrix: Tensor) -> bool:
+    """Whether ``matrix`` leaves colors alone, up to four roundings of its dtype.
+
+    >>> is_identity(hue_rotation_matrix(1)), is_identity(hue_rotation_matrix(2))
+    (True, False)
+    """
+    return _is_close(matrix, torch.eye(3, dtype=torch.float64))
+
+
+def rotations_of(matrix: Tensor, most: int = 64) -> int | None:
+    """N where ``matrix`` turns colors by 360°/N about some axis, N ≤ ``most``; else None.
+
+    A rotation by θ has trace 1 + 2 cos θ, and its N-th power is the identity: learned matrices have neither.
+    None, too, where a dtype of few digits leaves several N possible.
+
+    >>> [rotations_of(hue_rotation_matrix(n)) for n in (1, 2, 3, 12)], rotations_of(torch.ones(3, 3))
+    ([1, 2, 3, 12], None)
+    """
+    exact = matrix.detach().cpu().to(torch.float64)
+    tolerance = 16 * torch.finfo(matrix.dtype).eps
+    power = torch.eye(3, dtype=torch.float64)
+    found = []
+    for rotations in range(1, most + 1):
+        power = power @ exact
+        returns = bool((power - torch.eye(3, dtype=torch.float64)).abs().max() <= rotations * tolerance)
+        angle = 2 * math.pi / rotations
+        if returns and abs(float(exact.trace()) - 1 - 2 * math.cos(angle)) <= 3 * tolerance:
+            found.append(rotations)
+    return found[0] if len(found) == 1 else None
+
+
+def _is_close(matrix: Tensor, other: Tensor) -> bool:
+    distance = (matrix.detach().cpu().to(torch.float64) - other).abs().max()
     return bool(distance <= 4 * torch.finfo(matrix.dtype).eps)

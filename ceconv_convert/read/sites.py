@@ -37,7 +37,5 @@ def find_sites(model: nn.Module) -> list[Site]:
 def _read(module: nn.Module, names: list[str]) -> LayerReading | Refusal:
     if any(name.split(".")[-1] == "_orig_mod" for name in names):
         # The wrapper keeps the forward pass that it compiled: a replacement inside it would never run.
-        return Refusal(
-            "torch.compile is wrapped around this layer: convert first, and compile afterwards"
-        )
+        return Refusal("torch.compile is wrapped around this layer: convert first, and compile afterwards")
     return read_layer(module)

@@ -1,0 +1,85 @@
+"""The seven-layer network of the color-MNIST experiments. Lengyel et al., NeurIPS 2023, section 4.1."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ceconv_convert.errors import SpecError
+from ceconv_convert.layers import CEConv2d, GroupCosetMaxPool, GroupMaxPool2d
+
+_KERNELS = (3, 3, 3, 3, 3, 3, 4)
+_DROPPED = (0, 2, 3, 4)
+_POOLED = 1
+_DROPOUT = 0.3
+
+
+class CECNN(nn.Module):
+    """``[B, 3, 28, 28]`` → ``[B, classes]``: seven layers without padding, the first ones color-equivariant.
+
+    Args:
+        planes: channels.
+        rotations: N.
+        ce_layers: color-equivariant layers, from the first; the others are plain.
+        groupcosetmaxpool: whether the rotations end in a maximum, or flattened into channels.
+        num_classes: outputs.
+        separable: whether hidden layers are separable.
+        learnable: whether the lifting layer's matrix is trained.
+
+    Raises:
+        SpecError: where the arguments make no network.
+    """
+
+    def __init__(
+        self,
+        planes: int,
+        rotations: int,
+        ce_layers: int = 7,
+        groupcosetmaxpool: bool = False,
+        num_classes: int = 10,
+        separable: bool = True,
+        learnable: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 1 <= ce_layers <= len(_KERNELS) or rotations < 2:
+            raise SpecError(
+                f"a CECNN has 1 to {len(_KERNELS)} color-equivariant layers and at least 2 rotations, "
+                f"found ce_layers={ce_layers}, rotations={rotations}"
+            )
+        flat = planes if groupcosetmaxpool else planes * rotations
+        self.ceconv_list = nn.ModuleList()
+        self.conv2d_list = nn.ModuleList()
+        for index, size in enumerate(_KERNELS):
+            if index < ce_layers:
+                n, channels = (1, 3) if index == 0 else (rotations, planes)
+                layer = CEConv2d(n, rotations, channels, planes, size, learnable, separable)
+                parts = (layer, nn.BatchNorm3d(planes), nn.Dropout3d(_DROPOUT), GroupMaxPool2d(2))
+                self.ceconv_list.append(_stage(index, *parts))
+            else:
+                conv = nn.Conv2d(flat, flat, size)
+                plain = (conv, nn.BatchNorm2d(flat), nn.Dropout2d(_DROPOUT), nn.MaxPool2d(2))
+                self.conv2d_list.append(_stage(index, *plain))
+        self.gmp = GroupCosetMaxPool() if groupcosetmaxpool else None
+        self.fc = nn.Linear(flat, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, 3, 28, 28]`` → ``[B, classes]``."""
+        for stage in self.ceconv_list:
+            x = stage(x)
+        x = x.flatten(1, 2) if self.gmp is None else self.gmp(x)
+        for stage in self.conv2d_list:
+            x = stage(x)
+        logits: Tensor = self.fc(x.flatten(1))
+        return logits
+
+
+def _stage(
+    index: int, layer: nn.Module, norm: nn.Module, dropout: nn.Module, pool: nn.Module
+) -> nn.Sequential:
+    """Layer, norm, ReLU, and dropout and pooling where the network has them."""
+    return nn.Sequential(
+        layer,
+        norm,
+        nn.ReLU(),
+        dropout if index in _DROPPED else nn.Identity(),
+        pool if index == _POOLED else nn.Identity(),
+    )

@@ -1,0 +1,122 @@
+"""Which published network a state dict belongs to, and with what arguments, from its keys and shapes alone.
+
+Widths are read off the tensors: the published formula for them rounds, and cannot be inverted. What the
+tensors cannot tell is asked for by name, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ceconv_convert.architectures.blocks import BasicBlock, Bottleneck
+from ceconv_convert.architectures.cecnn import CECNN
+from ceconv_convert.architectures.resnet import Block, HybridResNet, ResNet
+from ceconv_convert.errors import UnreadableInputError
+from ceconv_convert.kernel.color import rotations_of
+
+State = Mapping[str, Tensor]
+
+
+def recognize(state: State, rotations: int | None = None) -> nn.Module:
+    """The network that ``state`` belongs to, with random weights, in eval mode.
+
+    Args:
+        state: keys as the published networks name them, without prefixes.
+        rotations: of the lifting layer, where the tensors do not tell.
+
+    Raises:
+        UnreadableInputError: where no published network has these keys, or the rotations have to be given.
+    """
+    if "conv1.weight" in state and "layers.0.0.conv1.weight" in state and "linear.weight" in state:
+        model: nn.Module = _resnet(state, rotations)
+    elif "ceconv_list.0.0.weight" in state and "fc.weight" in state:
+        model = _cecnn(state, rotations)
+    else:
+        raise UnreadableInputError(
+            f"no published network has these keys: {', '.join(list(state)[:4])}, …; "
+            "say which it is with --model package.module:factory"
+        )
+    return model.eval()
+
+
+def _resnet(state: State, given: int | None) -> ResNet:
+    num_blocks = _counts(state, "layers")
+    block: Block = Bottleneck if "layers.0.0.conv3.weight" in state else BasicBlock
+    stages = range(len(num_blocks))
+    channels = [_tensor(state, f"layers.{stage}.0.bn1.weight").shape[0] for stage in stages]
+    equivariant = [_tensor(state, f"layers.{stage}.0.conv1.weight").dim() == 5 for stage in stages]
+    ce_stages = sum(equivariant)
+    if equivariant != [stage < ce_stages for stage in stages]:
+        raise UnreadableInputError(
+            "a color-equivariant stage follows a plain one, which no published ResNet has"
+        )
+    classes, features = _tensor(state, "linear.weight").shape
+    if ce_stages == 0:
+        return ResNet(block, num_blocks, channels, classes)
+    rotations = _hidden_rotations(state, "layers.0.0.conv1")
+    _check_given(rotations, given)
+    separable = "layers.0.0.conv1.pointwise_weight" in state
+    learnable = rotations_of(_tensor(state, "conv1.transformation_matrix")) is None
+    if ce_stages < len(num_blocks):
+        return HybridResNet(
+            block, num_blocks, channels, ce_stages, classes, rotations, True, learnable, separable
+        )
+    pooled = features == channels[-1] * block.expansion
+    return ResNet(block, num_blocks, channels, classes, rotations, pooled, learnable, separable)
+
+
+def _cecnn(state: State, given: int | None) -> CECNN:
+    ce_layers = _count(state, "ceconv_list")
+    planes = _tensor(state, "ceconv_list.0.0.weight").shape[0]
+    classes, features = _tensor(state, "fc.weight").shape
+    flat = features if ce_layers == 7 else _tensor(state, "conv2d_list.0.0.weight").shape[1]
+    matrix = _tensor(state, "ceconv_list.0.0.transformation_matrix")
+    rotations = given
+    if ce_layers > 1:
+        rotations = _hidden_rotations(state, "ceconv_list.1.0")
+    elif flat != planes:
+        rotations = flat // planes
+    elif rotations_of(matrix) is not None:
+        rotations = rotations_of(matrix)
+    if rotations is None:
+        raise UnreadableInputError(
+            "the rotations of ceconv_list.0.0 cannot be told from its matrix: say --model-arg rotations=N"
+        )
+    _check_given(rotations, given)
+    return CECNN(
+        planes,
+        rotations,
+        ce_layers,
+        groupcosetmaxpool=flat == planes,
+        num_classes=classes,
+        separable="ceconv_list.1.0.pointwise_weight" in state,
+        learnable=rotations_of(matrix) is None,
+    )
+
+
+def _hidden_rotations(state: State, layer: str) -> int:
+    pointwise = state.get(f"{layer}.pointwise_weight")
+    return (_tensor(state, f"{layer}.weight") if pointwise is None else pointwise).shape[2]
+
+
+def _check_given(rotations: int, given: int | None) -> None:
+    if given is not None and given != rotations:
+        raise UnreadableInputError(f"rotations={given} was given, the tensors say {rotations}")
+
+
+def _counts(state: State, name: str) -> list[int]:
+    """Members of each member of a list: ``layers.0.0`` … ``layers.3.1`` are [2, 2, 2, 2]."""
+    return [_count(state, f"{name}.{index}") for index in range(_count(state, name))]
+
+
+def _count(state: State, name: str) -> int:
+    indices = {key[len(name) + 1 :].split(".")[0] for key in state if key.startswith(f"{name}.")}
+    return len(indices & {str(index) for index in range(len(indices))})
+
+
+def _tensor(state: State, key: str) -> Tensor:
+    if key not in state:
+        raise UnreadableInputError(f"{key} is missing from the state dict")
+    return state[key]

@@ -1,0 +1,180 @@
+"""ResNets of color-equivariant stages, of plain ones, or of both.
+
+Lengyel et al., NeurIPS 2023, section 4. Channels a stage are given, not derived from a width: the published
+formula rounds and cannot be inverted, and the tensors of a checkpoint have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ceconv_convert.architectures.blocks import BasicBlock, Bottleneck, norm
+from ceconv_convert.errors import SpecError
+from ceconv_convert.layers import CEConv2d, GroupCosetMaxPool, GroupMaxPool2d
+
+_STAGE_STRIDES = (1, 2, 2, 2)
+Block = type[BasicBlock] | type[Bottleneck]
+
+
+class ResNet(nn.Module):
+    """A ResNet all of whose stages have the same rotations: ``[B, 3, H, W]`` → ``[B, classes]``.
+
+    Four stages have a 7×7 stem and pooling for large images, three a 3×3 stem for small ones.
+
+    Args:
+        block: ``BasicBlock`` or ``Bottleneck``.
+        num_blocks: blocks a stage.
+        channels: channels a stage, before a bottleneck's expansion.
+        num_classes: outputs.
+        rotations: N; 1 makes a plain network.
+        groupcosetmaxpool: whether the rotations end in a maximum, or flattened into channels.
+        learnable: whether the lifting layer's matrix is trained.
+        separable: whether hidden layers are separable.
+        nopool: return the last stage's features instead.
+        ce_stages: stages that are color-equivariant, from the first.
+
+    Raises:
+        SpecError: where the arguments make no network.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        num_blocks: Sequence[int],
+        channels: Sequence[int],
+        num_classes: int = 1000,
+        rotations: int = 1,
+        groupcosetmaxpool: bool = False,
+        learnable: bool = False,
+        separable: bool = False,
+        nopool: bool = False,
+    ) -> None:
+        super().__init__()
+        self.nopool = nopool
+        self._build(
+            block,
+            num_blocks,
+            channels,
+            num_classes,
+            [rotations] * len(num_blocks),
+            groupcosetmaxpool,
+            learnable,
+            separable,
+        )
+
+    def _build(
+        self,
+        block: Block,
+        num_blocks: Sequence[int],
+        channels: Sequence[int],
+        num_classes: int,
+        rotations: Sequence[int],
+        groupcosetmaxpool: bool,
+        learnable: bool,
+        separable: bool,
+    ) -> None:
+        if len(num_blocks) not in (3, 4) or len(channels) != len(num_blocks):
+            raise SpecError(
+                f"a ResNet has 3 or 4 stages with channels for each, found {len(num_blocks)} stages and "
+                f"channels {list(channels)}"
+            )
+        large = len(num_blocks) == 4
+        size, stride = (7, 2) if large else (3, 1)
+        self.conv1: nn.Conv2d
+        if rotations[0] == 1:
+            self.conv1 = nn.Conv2d(3, channels[0], size, stride=stride, padding=1, bias=False)
+        else:
+            self.conv1 = CEConv2d(
+                1,
+                rotations[0],
+                3,
+                channels[0],
+                size,
+                learnable=learnable,
+                stride=stride,
+                padding=1,
+                bias=False,
+            )
+        self.bn1 = norm(rotations[0], channels[0])
+        self.maxpool: nn.Module = nn.Identity()
+        if large:
+            pool = nn.MaxPool2d if rotations[0] == 1 else GroupMaxPool2d
+            self.maxpool = pool(kernel_size=3, stride=2, padding=1)
+        self.relu = nn.ReLU()
+        self.layers = nn.ModuleList()
+        in_planes = channels[0]
+        for stage, count in enumerate(num_blocks):
+            blocks = []
+            for index in range(count):
+                stride = _STAGE_STRIDES[stage] if index == 0 else 1
+                blocks.append(block(in_planes, channels[stage], stride, rotations[stage], separable))
+                in_planes = channels[stage] * block.expansion
+            self.layers.append(nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.cosetpoollayer = GroupCosetMaxPool() if groupcosetmaxpool else None
+        features = in_planes if groupcosetmaxpool else in_planes * rotations[-1]
+        self.linear = nn.Linear(features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` → ``[B, classes]``, or the features where ``nopool``."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for stage in self.layers:
+            x = stage(x)
+        return x if self.nopool else self.head(x)
+
+    def drop_rotations(self, x: Tensor) -> Tensor:
+        """``[B, C, N, H, W]`` → ``[B, C, H, W]`` by coset pooling, or ``[B, C·N, H, W]`` without."""
+        if x.dim() == 4:
+            return x
+        if self.cosetpoollayer is not None:
+            pooled: Tensor = self.cosetpoollayer(x)
+            return pooled
+        return x.flatten(1, 2)
+
+    def head(self, x: Tensor) -> Tensor:
+        """``[B, C, (N,) H, W]`` → ``[B, classes]``."""
+        logits: Tensor = self.linear(self.avgpool(self.drop_rotations(x)).flatten(1))
+        return logits
+
+
+class HybridResNet(ResNet):
+    """A ResNet whose first ``ce_stages`` stages are color-equivariant, and whose others are plain.
+
+    Args: as ``ResNet``, and ``ce_stages``. Between the two kinds the rotations are coset-pooled.
+
+    Raises:
+        SpecError: where the arguments make no network.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        num_blocks: Sequence[int],
+        channels: Sequence[int],
+        ce_stages: int,
+        num_classes: int = 1000,
+        rotations: int = 1,
+        groupcosetmaxpool: bool = True,
+        learnable: bool = False,
+        separable: bool = False,
+    ) -> None:
+        nn.Module.__init__(self)
+        stages = len(num_blocks)
+        if not 1 <= ce_stages <= stages and rotations > 1:
+            raise SpecError(f"ce_stages is 1 to {stages}, found {ce_stages}")
+        if ce_stages < stages and not groupcosetmaxpool:
+            raise SpecError("a network with plain stages after color-equivariant ones needs coset pooling")
+        self.ce_stages = [stage < ce_stages for stage in range(stages)] + [False]
+        each = [rotations if self.ce_stages[stage] else 1 for stage in range(stages)]
+        self._build(block, num_blocks, channels, num_classes, each, groupcosetmaxpool, learnable, separable)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` → ``[B, classes]``."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for index, stage in enumerate(self.layers):
+            x = stage(x)
+            if not self.ce_stages[index + 1]:
+                x = self.drop_rotations(x)
+        return self.head(x)

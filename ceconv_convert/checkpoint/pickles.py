@@ -1,0 +1,145 @@
+"""Read what torch.save wrote without running anything of the file's."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ceconv_convert.checkpoint.names import allowed_by_user, resolve
+from ceconv_convert.checkpoint.standin import StandIns
+from ceconv_convert.errors import UnreadableInputError, first_line
+
+_LEGACY_PICKLES = 5
+"""torch's format before zip: a magic number, a version, the system, the object, the names of its storages."""
+_LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+
+_HARMLESS = frozenset(
+    {
+        "collections.OrderedDict",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_parameter",
+        "torch.nn.parameter.Parameter",
+        "__builtin__.set",
+        "builtins.set",
+    }
+)
+
+DAMAGE = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    EOFError,
+    OSError,
+    AssertionError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
+"""What torch, pickle and zipfile raise on a damaged file."""
+
+
+def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
+    """The object in a torch file, in its zip format or the one before, on the CPU.
+
+    Args:
+        path: the file.
+        allow: classes that it may name beside those of ``torch.nn`` and the published networks.
+
+    Raises:
+        UnreadableInputError: where the file is missing, damaged, or names what is not allowed.
+    """
+    try:
+        names = _names_in(path)
+    except UnreadableInputError:
+        raise
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
+    allowed = allowed_by_user(allow)
+    known = {name for _, name in allowed}
+    classes = {name: resolve(name) for name in names if name not in known}
+    refused = sorted(name for name, cls in classes.items() if cls is None)
+    if refused:
+        raise UnreadableInputError(_refusal(path, refused))
+    stand_ins = StandIns()
+    allowed += [(cls, name) for name, cls in classes.items() if cls is not None]
+    pairs: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+        (stand_ins.of(cls), name) for cls, name in allowed
+    ]
+    try:
+        with torch.serialization.safe_globals(pairs):
+            found: object = torch.load(path, map_location="cpu", weights_only=True)
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
+    stand_ins.restore()
+    return found
+
+
+def _names_in(path: Path) -> list[str]:
+    """Every class and function that the file's pickle names and torch does not know to be harmless."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_LEGACY_MAGIC))
+    except OSError as error:
+        raise UnreadableInputError(f"{path} cannot be read: {error.strerror}") from error
+    if not head:
+        raise UnreadableInputError(f"{path} is empty")
+    if zipfile.is_zipfile(path):
+        _check_archive(path)
+        return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    if head == _LEGACY_MAGIC:
+        return _names_in_legacy(path)
+    if head.startswith(b"PK"):
+        raise UnreadableInputError(f"{path} is a truncated or damaged zip archive")
+    raise UnreadableInputError(f"{path} is not a file that torch.save writes")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse archives that unpack to more than they are: torch.save stores its entries as they are."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise UnreadableInputError(
+                f"{path} has a compressed entry {entry.filename!r}: torch.save has none"
+            )
+    declared = sum(entry.file_size for entry in entries)
+    if declared > os.path.getsize(path):
+        raise UnreadableInputError(f"{path} declares {declared} bytes, more than it has: damaged, or a bomb")
+
+
+def _names_in_legacy(path: Path) -> list[str]:
+    names: dict[str, None] = {}
+    with path.open("rb") as file:
+        for _ in range(_LEGACY_PICKLES):
+            for opcode, argument, _position in pickletools.genops(file):
+                if opcode.name == "GLOBAL":
+                    names[str(argument).replace(" ", ".")] = None
+    return [name for name in names if not _is_harmless(name)]
+
+
+def _is_harmless(name: str) -> bool:
+    """Whether torch's weights-only loading allows a name of a state dict without being asked."""
+    module_name, _, attribute = name.rpartition(".")
+    if module_name == "torch":
+        return attribute.endswith("Storage") or isinstance(getattr(torch, attribute, None), torch.dtype)
+    return name in _HARMLESS
+
+
+def _damaged(path: Path, error: BaseException) -> UnreadableInputError:
+    return UnreadableInputError(f"{path} cannot be read as a torch file: {first_line(error)}")
+
+
+def _refusal(path: Path, refused: list[str]) -> str:
+    flags = " ".join(f"--allow {name}" for name in refused)
+    return (
+        f"{path} names what is not allowed ({', '.join(refused)}); nothing of it was run. "
+        f"If you trust the file, and these are classes that are installed here, pass {flags}"
+    )
