@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ceconv_convert.errors import ConversionError
 
 if TYPE_CHECKING:
-    from ceconv_convert.api import convert, export_onnx, load, plan, verify
+    from ceconv_convert.api import convert, export_onnx, load, migrate_state_dict, plan, verify
     from ceconv_convert.layers import (
         CEConv2D,
         CEConv2d,
@@ -32,11 +32,12 @@ __all__ = [
     "convert",
     "export_onnx",
     "load",
+    "migrate_state_dict",
     "plan",
     "verify",
 ]
 
-_API = frozenset({"convert", "export_onnx", "load", "plan", "verify"})
+_API = frozenset({"convert", "export_onnx", "load", "migrate_state_dict", "plan", "verify"})
 
 
 def __getattr__(name: str) -> Any:

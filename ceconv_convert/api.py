@@ -7,14 +7,23 @@ from pathlib import Path
 
 from torch import nn
 
-from ceconv_convert.checkpoint import Staging, load
+from ceconv_convert.checkpoint import Staging, load, migrate_state_dict
 from ceconv_convert.errors import NothingToConvertError, VerificationError
 from ceconv_convert.graph import DEFAULT_OPSET, Axes, OnnxRunner, check_dtype, check_file, write_onnx
 from ceconv_convert.rewrite import convert, plan
 from ceconv_convert.verification import Evidence, Verdict, gather, judge, judge_module
 from ceconv_convert.verification.evidence import Progress
 
-__all__ = ["convert", "export_onnx", "judge_onnx", "load", "plan", "verify", "write_judged_onnx"]
+__all__ = [
+    "convert",
+    "export_onnx",
+    "judge_onnx",
+    "load",
+    "migrate_state_dict",
+    "plan",
+    "verify",
+    "write_judged_onnx",
+]
 
 
 def verify(

@@ -99,6 +99,7 @@ def _parse_arguments(
     callback=_parse_arguments,
     help="An argument of the network, where the file does not tell. May be given several times.",
 )
+@click.option("--unsafe", is_flag=True, help="Run what MODEL's pickle says: only if you trust its author.")
 @click.option("--dry-run", is_flag=True, help="Print the table of layers and stop.")
 @click.option("--force", is_flag=True, help="Overwrite existing outputs.")
 @click.option("--quiet", is_flag=True, help="Print the verdict alone.")
@@ -112,6 +113,7 @@ def cli(
     allow: tuple[str, ...],
     factory: str | None,
     arguments: dict[str, object],
+    unsafe: bool,
     dry_run: bool,
     force: bool,
     quiet: bool,
@@ -119,7 +121,7 @@ def cli(
     """Convert the color-equivariant network in MODEL, verify the result, and write it.
 
     MODEL is a whole module that torch.save wrote, or the weights of a published network: a state dict,
-    a Lightning or ImageNet checkpoint, safetensors. Nothing in it is executed.
+    a Lightning or ImageNet checkpoint, safetensors. Nothing in it is executed, unless --unsafe.
 
     Exit codes: 0 the verdict passed; 1 it failed, and nothing was written; 2 wrong usage or unreadable input;
     3 nothing to convert, or a layer was refused.
@@ -139,7 +141,7 @@ def cli(
     terminal = Terminal(quiet=quiet)
     with terminal.progress("loading torch"):
         from ceconv_convert.pipeline import Job, run
-    job = Job(model, targets, form, input_shape, opset, allow, factory, arguments, dry_run, force)
+    job = Job(model, targets, form, input_shape, opset, allow, factory, arguments, unsafe, dry_run, force)
     sys.exit(PASSED if run(job, terminal) else FAILED)
 
 

@@ -26,6 +26,10 @@ class RefusedLayerError(ConversionError):
     """A layer that looks color-equivariant and is not one that can be converted exactly."""
 
 
+class StateDictError(ConversionError):
+    """A state dict whose keys do not say what they belong to, or say two things."""
+
+
 class InputShapeError(ConversionError):
     """An input shape on which the network does not run, or none found on which it does."""
 

@@ -27,6 +27,7 @@ class Job:
     allow: tuple[str, ...] = ()
     factory: str | None = None
     arguments: Mapping[str, object] = field(default_factory=dict)
+    unsafe: bool = False
     dry_run: bool = False
     force: bool = False
 
@@ -40,7 +41,9 @@ def run(job: Job, terminal: Terminal) -> bool:
     for output in () if job.dry_run else job.outputs:
         _check_output(output, job)
     with terminal.progress(f"reading {job.model.name}"):
-        model = load(job.model, allow=job.allow, model=job.factory, arguments=job.arguments)
+        model = load(
+            job.model, allow=job.allow, model=job.factory, arguments=job.arguments, unsafe=job.unsafe
+        )
     layers = plan(model, job.form)
     if layers.rows:
         terminal.plan(layers)

@@ -219,6 +219,14 @@ def test_a_tensor_that_claims_more_than_the_file_has(tmp_path):
         load(tmp_path / "a.pt")
 
 
+def test_a_module_whose_tensor_claims_more_than_the_file_has(tmp_path):
+    model = small_network()
+    model[1].running_mean = torch.zeros(1).expand(10**12)
+    torch.save(model, tmp_path / "a.pt")
+    with pytest.raises(UnreadableInputError, match="1.running_mean claims 1000000000000 numbers"):
+        load(tmp_path / "a.pt")
+
+
 def test_a_storage_shorter_than_its_tensor(tmp_path):
     buffer = io.BytesIO()
     torch.save({"linear.weight": torch.zeros(100)}, buffer)
@@ -247,6 +255,37 @@ def test_damaged_safetensors(tmp_path, content):
     (tmp_path / "a.safetensors").write_bytes(content)
     with pytest.raises(UnreadableInputError, match="cannot be read as safetensors"):
         load(tmp_path / "a.safetensors")
+
+
+def test_shards_with_their_index(tmp_path):
+    keys = list(state_of())
+    halves = {"a-1.safetensors": keys[: len(keys) // 2], "a-2.safetensors": keys[len(keys) // 2 :]}
+    for name, half in halves.items():
+        save_file({key: state_of()[key] for key in half}, tmp_path / name)
+    index = tmp_path / "a.safetensors.index.json"
+    weight_map = {key: name for name, half in halves.items() for key in half}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert torch.equal(load(index).linear.weight, state_of()["linear.weight"])
+    for content, sentence in [
+        ({"weight_map": weight_map | {"x": "a-1.safetensors"}}, "names 'x', which is not in a-1.safetensors"),
+        ({"weight_map": {"x": "../a-1.safetensors"}}, "does not lie beside it"),
+        ({"weight_map": {"x": "b.safetensors"}}, "b.safetensors cannot be read"),
+        ({"weights": {}}, "is no index of safetensors shards"),
+        ([], "is no index of safetensors shards"),
+    ]:
+        index.write_text(json.dumps(content))
+        with pytest.raises(UnreadableInputError, match=sentence):
+            load(index)
+
+
+def test_unsafe_loading_is_asked_for(tmp_path):
+    mark = tmp_path / "mark"
+    torch.save({"state_dict": state_of(), "extra": hostile.Marks(mark)}, tmp_path / "a.pt")
+    assert isinstance(load(tmp_path / "a.pt", unsafe=True), ResNet)
+    assert mark.exists()
+    (tmp_path / "b.pt").write_bytes(b"nonsense")
+    with pytest.raises(UnreadableInputError, match="cannot be read as a torch file"):
+        load(tmp_path / "b.pt", unsafe=True)
 
 
 def test_networks_that_cannot_be():

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ceconv_convert import CEConv2d, cli, convert, load, pipeline
+from ceconv_convert.graph import OnnxRunner
 from ceconv_convert.modules import FORMS
 from tests import foreign, hostile
-from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, small_network
+from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, relative, small_network
 
 
 @pytest.fixture
@@ -211,6 +212,32 @@ def test_a_dry_run_shows_refusals(run, folder):
     code, out, _ = run("refused.pt", "--allow", "tests.foreign.Gated", "--dry-run")
     assert code == 3
     assert "1 is refused: its output is gated by the input" in out
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lightning_resnet44.ckpt", "imagenet_hybrid18.pth.tar", "half_resnet18.pth", "whole_module_cecnn.pt"],
+)
+def test_a_checkpoint_becomes_onnx_without_the_code_that_trained_it(run, folder, name):
+    checkpoint = GOLDEN_SEQUENTIAL.with_name(name)
+    code, out, _ = run(checkpoint, "-o", "a.onnx", "--quiet")
+    assert code == 0, out
+    own = checkpoint.with_name(name.split(".")[0] + ".io.safetensors")
+    golden = load_file(own if own.exists() else checkpoint.with_name("whole_module_resnet18.io.safetensors"))
+    half = name.startswith("half")
+    (found,) = OnnxRunner(folder / "a.onnx")(golden["input"].half() if half else golden["input"])
+    assert relative(found, golden["output_float64"]) < (2e-3 if half else 1e-6)
+
+
+def test_a_network_of_ones_own_is_built_by_its_factory(run, folder):
+    torch.save({"state_dict": small_network(rotations=4).state_dict()}, "a.pt")
+    options = ("--model", "tests.support:small_network", "--model-arg", "rotations=4")
+    code, out, _ = run("a.pt", *options, "-o", "a.safetensors")
+    assert code == 0, out
+    assert run("a.pt", "-o", "b.pt")[0] == 2
+    code, _, err = run("a.pt", "--model-arg", "rotations")
+    assert code == 2
+    assert "'rotations' is not of the form key=value" in err
 
 
 def test_a_fixed_image_size_is_said(run, folder):

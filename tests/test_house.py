@@ -19,7 +19,7 @@ BELOW = {
     "modules": {"kernel", "errors"},
     "read": {"modules", "layers", "kernel", "errors"},
     "report": {"rewrite", "verification"},
-    "checkpoint": {"architectures", "layers", "modules", "errors"},
+    "checkpoint": {"architectures", "read", "layers", "modules", "kernel", "errors"},
     "graph": {"modules", "errors"},
     "rewrite": {"read", "modules", "kernel", "errors"},
     "verification": {"read", "modules", "kernel", "errors"},

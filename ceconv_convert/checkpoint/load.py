@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ceconv_convert.architectures.recognize import recognize
 from ceconv_convert.checkpoint.container import Weights, find_weights, published_keys, without_prefix
 from ceconv_convert.checkpoint.names import import_from
-from ceconv_convert.checkpoint.pickles import read_pickle
+from ceconv_convert.checkpoint.pickles import read_pickle, read_unsafe
+from ceconv_convert.checkpoint.safetensors_files import read_safetensors, read_shards
 from ceconv_convert.checkpoint.skeleton import check_skeleton
 from ceconv_convert.errors import FOREIGN_FAILURES, SpecError, UnreadableInputError, first_line
+
+_SHARD_INDEX = ".safetensors.index.json"
+_SAFETENSORS = (".safetensors", _SHARD_INDEX)
 
 
 def load(
@@ -24,22 +26,25 @@ def load(
     allow: Iterable[str] = (),
     model: str | Callable[..., nn.Module] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    unsafe: bool = False,
 ) -> nn.Module:
     """The network in a file, on the CPU.
 
     Whole modules that ``torch.save(model, path)`` wrote; state dicts, by themselves or in what training left
     (Lightning and ImageNet checkpoints, ``model``, ``state_dict``, … nests, data-parallel and compiled
-    prefixes, torchvision's names); safetensors. A state dict is recognized as one of the published networks
-    from its keys and shapes; the network comes in eval mode and in the dtype of its weights.
+    prefixes, torchvision's names); safetensors, also in shards with their index. A state dict is recognized
+    as one of the published networks from its keys and shapes; the network comes in eval mode and in the dtype
+    of its weights.
 
-    Nothing of the file's is executed. Classes of ``torch.nn`` and of this package are allowed; names of the
-    published code become this package's classes.
+    Nothing of the file's is executed, unless ``unsafe``. Classes of ``torch.nn`` and of this package are
+    allowed; names of the published code become this package's classes.
 
     Args:
         path: the file.
         allow: further classes, ``package.module.Class``; they are imported.
         model: what builds the network of a state dict that is none of the published ones: a callable, or its
             name, ``package.module:factory``.
+        unsafe: run whatever the file's pickle says: only for a file whose author you trust.
         arguments: of ``model``; without one, ``rotations`` of a lifting layer whose tensors do not tell.
 
     Raises:
@@ -47,11 +52,12 @@ def load(
             classes, all of which the message lists.
     """
     path = Path(path)
-    content = _read(path, allow)
+    content = _read(path, allow, unsafe)
     found = find_weights(content)
     try:
         if isinstance(found, nn.Module):
             check_skeleton(found)
+            _check_sizes(found.state_dict(), path)
             return found
         if isinstance(found, Weights):
             _check_sizes(found.tensors, path)
@@ -67,15 +73,12 @@ def _describe(content: object) -> str:
     return f"a {type(content).__name__}"
 
 
-def _read(path: Path, allow: Iterable[str]) -> object:
-    if path.suffix != ".safetensors":
-        return read_pickle(path, list(allow))
-    try:
-        return load_file(path)
-    except OSError as error:
-        raise UnreadableInputError(f"{path} cannot be read: {error.strerror or first_line(error)}") from error
-    except SafetensorError as error:
-        raise UnreadableInputError(f"{path} cannot be read as safetensors: {first_line(error)}") from error
+def _read(path: Path, allow: Iterable[str], unsafe: bool) -> object:
+    if path.name.endswith(_SHARD_INDEX):
+        return read_shards(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    return read_unsafe(path) if unsafe else read_pickle(path, list(allow))
 
 
 def _factory(model: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Module] | None:
@@ -128,6 +131,8 @@ def _build(factory: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> n
 
 def _check_sizes(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Refuse tensors that are larger than the file they come from: views that would unpack to any size."""
+    if path.name.endswith(_SAFETENSORS):
+        return  # the format knows no views
     size = path.stat().st_size
     for key, tensor in tensors.items():
         if tensor.numel() * tensor.element_size() > size:

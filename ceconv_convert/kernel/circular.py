@@ -31,6 +31,11 @@ def to_circular(weight: Tensor) -> Tensor:
     return weight.roll(left_padding(weight.shape[2]), dims=2)
 
 
+def from_circular(weight: Tensor) -> Tensor:
+    """V → w, the inverse of ``to_circular``."""
+    return weight.roll(-left_padding(weight.shape[2]), dims=2)
+
+
 def wrap(x: Tensor, out_rotations: int) -> Tensor:
     """Circular padding of ``[B, C, N, H, W]`` along the rotations, for ``out_rotations`` outputs.
 
@@ -74,3 +79,22 @@ def as_cyclic(spec: KernelSpec) -> KernelSpec | None:
         return None
     weight = spec.weight.transpose(1, 2)  # [O, 1, 3, kh, kw]: the colors are the rotations
     return replace(spec, kind="cyclic", weight=weight, matrix=None, in_rotations=3)
+
+
+def conv3d_weight(spec: KernelSpec) -> Tensor:
+    """The weight of the layer as a Conv3d.
+
+    Cyclic: ``[O, I, N, kh, kw]``, rolled. Lifting with another matrix: ``[O, 1, 3, kh, kw]``, unpermuted.
+    """
+    cyclic = as_cyclic(spec)
+    return spec.weight.transpose(1, 2) if cyclic is None else to_circular(cyclic.weight)
+
+
+def from_conv3d_weight(weight: Tensor, matrix: Tensor | None) -> Tensor:
+    """The inverse of ``conv3d_weight``; ``matrix`` is a lifting layer's, None for a hidden one."""
+    if matrix is None:
+        return from_circular(weight)
+    if weight.shape[2] == 1:
+        return weight  # one rotation, or a matrix that leaves colors alone
+    colors = from_circular(weight) if is_color_cycle(matrix) else weight  # [O, 1, 3, kh, kw]
+    return colors.transpose(1, 2)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ceconv_convert.errors import SpecError
-from ceconv_convert.kernel.circular import as_cyclic, left_padding, to_circular, unroll, wrap
+from ceconv_convert.kernel.circular import as_cyclic, conv3d_weight, left_padding, unroll, wrap
 from ceconv_convert.kernel.color import matrix_powers
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.modules.target import TargetLayer, as_parameter, symmetric_padding
@@ -25,7 +25,8 @@ class _DepthConv3d(TargetLayer, nn.Conv3d):
 
     form = "conv3d"
 
-    def __init__(self, spec: KernelSpec, weight: Tensor, depth_stride: int) -> None:
+    def __init__(self, spec: KernelSpec, depth_stride: int) -> None:
+        weight = conv3d_weight(spec)
         out_channels, in_channels, *kernel_size = weight.shape
         super().__init__(
             in_channels,
@@ -54,10 +55,9 @@ class CircularConv3d(_DepthConv3d):
     """
 
     def __init__(self, spec: KernelSpec) -> None:
-        cyclic = as_cyclic(spec)
-        if cyclic is None:
+        if as_cyclic(spec) is None:
             raise SpecError("the lifting layer is not cyclic over its colors: build a ColorStackConv3d")
-        super().__init__(spec, to_circular(cyclic.weight), depth_stride=1)
+        super().__init__(spec, depth_stride=1)
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, I, N, H, W]``, or ``[B, 3, H, W]`` for lifting, → ``[B, O, N_out, H', W']``."""
@@ -88,7 +88,7 @@ class ColorStackConv3d(_DepthConv3d):
     transformation_matrix: nn.Parameter
 
     def __init__(self, spec: KernelSpec) -> None:
-        super().__init__(spec, spec.weight.transpose(1, 2), depth_stride=3)
+        super().__init__(spec, depth_stride=3)
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, 3, H, W]`` or ``[B, 3, 1, H, W]`` → ``[B, O, N_out, H', W']``."""
@@ -110,7 +110,5 @@ def build(spec: KernelSpec) -> nn.Module:
 
 def shapes(spec: KernelSpec) -> dict[str, torch.Size]:
     """The state dict's shapes of the layer that ``build`` makes."""
-    cyclic = as_cyclic(spec)
-    weight = spec.weight.transpose(1, 2) if cyclic is None else cyclic.weight
-    tensors = {"weight": weight, "bias": spec.bias, "transformation_matrix": spec.matrix}
+    tensors = {"weight": conv3d_weight(spec), "bias": spec.bias, "transformation_matrix": spec.matrix}
     return {name: tensor.shape for name, tensor in tensors.items() if tensor is not None}

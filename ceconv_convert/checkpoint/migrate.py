@@ -1,0 +1,114 @@
+"""State dict → state dict, without any module."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ceconv_convert.errors import NothingToConvertError, StateDictError
+from ceconv_convert.kernel.circular import conv3d_weight, from_conv3d_weight
+from ceconv_convert.kernel.color import is_identity
+from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.read.tensors import TensorLayer, find_layers
+
+Direction = Literal["conv3d", "ceconv"]
+
+
+def migrate_state_dict(
+    state: Mapping[str, Tensor], to: Direction = "conv3d", *, hidden: Collection[str] | None = None
+) -> OrderedDict[str, Tensor]:
+    """The weights of the other form: ``convert(m).load_state_dict(migrate_state_dict(m.state_dict()))``.
+
+    Keys keep their names and order, under any prefix; tensors keep their dtype and device; those that are
+    shared stay shared, and what belongs to no color-equivariant layer is passed on as it is. A separable
+    layer becomes a hidden one, and comes back as one: its factors are gone.
+
+    Args:
+        state: a state dict; it is not changed.
+        to: ``conv3d``, or ``ceconv`` for the way back.
+        hidden: names of the hidden layers, where their weights cannot be told from those of a plain Conv3d.
+
+    Returns:
+        The migrated state dict; without separable layers, there and back is the identity, bit for bit.
+
+    Raises:
+        StateDictError: where keys are ambiguous, or the state dict is in both forms at once; they are named.
+        NothingToConvertError: where it has no layers, or is in the form asked for already.
+
+    >>> from ceconv_convert.layers import CEConv2d
+    >>> state = CEConv2d(3, 3, 4, 8, 3).state_dict()
+    >>> [(key, list(tensor.shape)) for key, tensor in migrate_state_dict(state).items()]
+    [('weight', [8, 4, 3, 3, 3]), ('bias', [8])]
+    """
+    if to not in ("conv3d", "ceconv"):
+        raise StateDictError(f"to is 'conv3d' or 'ceconv', found {to!r}")
+    layers = find_layers(state, hidden)
+    _check_direction(layers, to)
+    migrated: OrderedDict[str, Tensor] = OrderedDict(state)
+    if hasattr(state, "_metadata"):
+        migrated._metadata = state._metadata  # type: ignore[attr-defined]
+    made: dict[tuple[object, ...], Tensor] = {}
+    for layer in layers:
+        key = tuple(_identity(tensor) for tensor in (layer.weight, layer.pointwise, layer.matrix))
+        if key not in made:
+            made[key] = _forth(layer) if to == "conv3d" else _back(layer)
+        migrated[f"{layer.name}weight"] = made[key]
+        migrated.pop(f"{layer.name}pointwise_weight", None)
+    return migrated
+
+
+def _forth(layer: TensorLayer) -> Tensor:
+    weight = layer.weight if layer.pointwise is None else layer.pointwise * layer.weight
+    lifting = layer.matrix is not None
+    spec = KernelSpec(
+        kind="lifting" if lifting else "cyclic",
+        weight=weight,
+        bias=None,
+        matrix=layer.matrix,
+        in_rotations=weight.shape[2],
+        out_rotations=1,  # the layout does not depend on it
+        stride=(1, 1),
+        padding=((0, 0), (0, 0)),
+    )
+    return conv3d_weight(spec).clone(memory_format=torch.contiguous_format)
+
+
+def _back(layer: TensorLayer) -> Tensor:
+    return from_conv3d_weight(layer.weight, layer.matrix).clone(memory_format=torch.contiguous_format)
+
+
+def _check_direction(layers: list[TensorLayer], to: Direction) -> None:
+    if not layers:
+        raise NothingToConvertError("the state dict has no color-equivariant layer")
+    found: dict[str, list[str]] = {"conv3d": [], "ceconv": []}
+    for layer in layers:
+        form = _form(layer)
+        if form is not None:
+            found[form].append(layer.name.rstrip(".") or "the root")
+    if all(found.values()):
+        sides = "; ".join(f"{form}: {', '.join(names)}" for form, names in found.items())
+        raise StateDictError(f"the state dict is in both forms at once ({sides})")
+    if found[to]:
+        raise NothingToConvertError(f"the state dict is in {to} form already: see {', '.join(found[to])}")
+
+
+def _form(layer: TensorLayer) -> Direction | None:
+    """The form that a layer's tensors are in; None where they look the same in both."""
+    if layer.pointwise is not None:
+        return "ceconv"
+    if layer.matrix is None or (layer.weight.shape[1] != 3 and layer.weight.shape[2] == 1):
+        return None
+    if layer.weight.shape[2] == 3:
+        return "conv3d"
+    return None if is_identity(layer.matrix) else "ceconv"
+
+
+def _identity(tensor: Tensor | None) -> object:
+    if tensor is None:
+        return None
+    place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
+    return (*place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
