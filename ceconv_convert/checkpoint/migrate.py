@@ -50,7 +50,7 @@ def migrate_state_dict(
     _check_direction(layers, to)
     migrated: OrderedDict[str, Tensor] = OrderedDict(state)
     if hasattr(state, "_metadata"):
-        migrated._metadata = state._metadata  # type: ignore[attr-defined]
+        vars(migrated)["_metadata"] = state._metadata  # module versions, which torch keeps beside the tensors
     made: dict[tuple[object, ...], Tensor] = {}
     for layer in layers:
         key = tuple(_identity(tensor) for tensor in (layer.weight, layer.pointwise, layer.matrix))
