@@ -33,7 +33,6 @@ class ResNet(nn.Module):
         learnable: whether the lifting layer's matrix is trained.
         separable: whether hidden layers are separable.
         nopool: return the last stage's features instead.
-        ce_stages: stages that are color-equivariant, from the first.
 
     Raises:
         SpecError: where the arguments make no network.
@@ -142,7 +141,8 @@ class ResNet(nn.Module):
 class HybridResNet(ResNet):
     """A ResNet whose first ``ce_stages`` stages are color-equivariant, and whose others are plain.
 
-    Args: as ``ResNet``, and ``ce_stages``. Between the two kinds the rotations are coset-pooled.
+    Takes the arguments of ``ResNet`` but ``nopool``, and ``ce_stages``: how many are color-equivariant.
+    Between the two kinds the rotations are coset-pooled.
 
     Raises:
         SpecError: where the arguments make no network.
