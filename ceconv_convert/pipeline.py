@@ -68,7 +68,7 @@ def run(job: Job, terminal: Terminal) -> bool:
             if output.suffix == ".onnx":
                 with terminal.progress("exporting to ONNX and running it"):
                     axes, judged = write_judged_onnx(
-                        evidence, converted, staged, opset=job.opset or DEFAULT_OPSET
+                        evidence, converted, staged, opset=DEFAULT_OPSET if job.opset is None else job.opset
                     )
                 if axes.reason is not None:
                     terminal.line(f"{output}: height and width are fixed, {axes.reason}")

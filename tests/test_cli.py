@@ -163,6 +163,8 @@ BAD = {
     ),
     "a wrong shape": (["good.pt", "--input-shape", "4,32,32"], 2, "does not run on inputs of shape 4×32×32"),
     "a shape too small": (["good.pt", "--input-shape", "3,2,2"], 2, "does not run on inputs of shape 3×2×2"),
+    "a shape beyond memory": (["good.pt", "--input-shape", "3,1000000,1000000"], 2, "does not run on inputs"),
+    "opset zero": (["good.pt", "-o", "a.onnx", "--opset", "0"], 2, "opset 0 does not exist"),
     "no shape": (["good.pt", "--input-shape", "big"], 2, "'big' is not an input shape"),
     "a shape of zeros": (["good.pt", "--input-shape", "3,0,5"], 2, "is not an input shape"),
     "an unknown suffix": (["good.pt", "-o", "a.tflite"], 2, "the suffix decides the format"),

@@ -147,6 +147,11 @@ def test_color_cycle_in_every_dtype(dtype):
     assert not is_color_cycle(hue_rotation_matrix(3, dtype) + 32 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_few_digits_are_no_excuse_to_drop_a_matrix(dtype):
+    assert not is_color_cycle((hue_rotation_matrix(3) + 0.003).to(dtype))
+
+
 def test_a_lifting_layer_with_another_matrix_is_not_cyclic():
     weight = torch.randn(2, 3, 1, 3, 3)
     spec = KernelSpec("lifting", weight, None, torch.rand(3, 3), 1, 3, (1, 1), ((0, 0), (0, 0)))

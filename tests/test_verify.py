@@ -165,6 +165,19 @@ def test_other_outputs_cannot_be_compared():
         verify(model, convert(model))
 
 
+def test_a_forward_pass_that_changes_its_input_hides_no_damage():
+    class InPlace(nn.Module):
+        def forward(self, x):
+            return x.sub_(0.45).div_(0.25)
+
+    model = nn.Sequential(InPlace(), *small_network())
+    converted = convert(model)
+    assert verify(model, converted).passed
+    with torch.no_grad():
+        converted[-1].weight[1] *= 1.2
+    assert "is above the tolerance" in str(verify(model, converted))
+
+
 def test_nothing_is_changed():
     model = small_network().train()
     converted = convert(model)

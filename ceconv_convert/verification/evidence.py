@@ -130,7 +130,7 @@ def gather(
 def run_module(module: Callable[[Tensor], object], x: Tensor) -> Outputs:
     """The outputs of ``module``, or of its forward pass, as a flat tuple of tensors, without gradients."""
     with torch.no_grad():
-        return flatten(module(x))
+        return flatten(module(x.clone()))  # a forward pass may work in place
 
 
 def flatten(outputs: object) -> Outputs:

@@ -59,8 +59,8 @@ def other_size(shape: Shape) -> Shape:
 
 def why_not(model: nn.Module, shape: Shape) -> str | None:
     """None where ``model`` runs on a batch of zeros of ``shape``; else what it says."""
-    x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
     try:
+        x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
         with torch.no_grad():
             model(x)
     except FOREIGN_FAILURES as error:
