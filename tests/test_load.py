@@ -189,7 +189,9 @@ def test_staged_files_appear_together_or_not_at_all(tmp_path):
 def test_outputs_have_the_permissions_of_any_file(tmp_path):
     (tmp_path / "plain").write_text("x")
     with Staging() as staging:
-        staging.path_for(tmp_path / "staged").write_text("x")
+        staged = staging.path_for(tmp_path / "staged")
+        staged.write_text("x")
+        staged.chmod(0o600)  # as safetensors does
         staging.commit()
     assert (tmp_path / "staged").stat().st_mode == (tmp_path / "plain").stat().st_mode
 

@@ -178,6 +178,12 @@ def test_a_forward_pass_that_changes_its_input_hides_no_damage():
     assert "is above the tolerance" in str(verify(model, converted))
 
 
+def test_an_original_that_runs_on_some_batches_alone_is_said():
+    model = nn.Sequential(*small_network(), nn.Unflatten(0, (2, 1)))
+    with pytest.raises(VerificationError, match="the original does not run on 1×3×32×32"):
+        verify(model, convert(model))
+
+
 def test_nothing_is_changed():
     model = small_network().train()
     converted = convert(model)

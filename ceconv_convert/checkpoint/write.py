@@ -72,8 +72,11 @@ class Staging:
                 moves.append((file, output.with_name(file.name)))
         for _, target in moves:
             check_output(target, force=self._force)
+        mask = os.umask(0)
+        os.umask(mask)
         for source, target in moves:
             with _naming(target):
+                source.chmod(0o666 & ~mask)  # some writers make files that only their owner can read
                 _flush(source)
         for source, target in moves:
             with _naming(target):

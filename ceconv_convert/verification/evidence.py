@@ -116,7 +116,7 @@ def gather(
 
     outputs, exact = [], []
     for x in inputs:
-        outputs.append(run_module(original, x))
+        outputs.append(_run_original(original, x))
         step()
         exact.append(_run_referee(referee, x.double()))
         step()
@@ -148,6 +148,15 @@ def flatten(outputs: object) -> Outputs:
     raise VerificationError(
         f"the network gives {type(outputs).__name__}, which cannot be compared: expected tensors"
     )
+
+
+def _run_original(original: nn.Module, x: Tensor) -> Outputs:
+    try:
+        return run_module(original, x)
+    except FOREIGN_FAILURES as error:
+        raise VerificationError(
+            f"the original does not run on {as_text(tuple(x.shape))}: {first_line(error)}"
+        ) from error
 
 
 def _run_referee(referee: nn.Module, x: Tensor) -> Outputs:
