@@ -50,8 +50,9 @@ def resolve(name: str) -> type | None:
     >>> resolve("os.system") is None
     True
     """
-    if name in _PUBLISHED_NETWORKS or name in _PLAIN_DATA:
-        return _PUBLISHED_NETWORKS.get(name) or _PLAIN_DATA[name]
+    known = _PUBLISHED_NETWORKS.get(name) or _PLAIN_DATA.get(name)
+    if known is not None:
+        return known
     module_name, _, attribute = name.rpartition(".")
     if module_name in _PUBLISHED_MODULES:
         return _OUR_LAYERS.get(attribute)

@@ -116,9 +116,10 @@ def gather(
 
     outputs, exact = [], []
     for x in inputs:
-        outputs.append(_run_original(original, x))
+        outputs.append(_run_or_say(original, x, f"the original does not run on {as_text(tuple(x.shape))}"))
         step()
-        exact.append(_run_referee(referee, x.double()))
+        without = "the network does not run in float64, which the referee needs"
+        exact.append(_run_or_say(referee, x.double(), without))
         step()
     layers = {}
     for name, spec in specs.items():
@@ -150,22 +151,12 @@ def flatten(outputs: object) -> Outputs:
     )
 
 
-def _run_original(original: nn.Module, x: Tensor) -> Outputs:
+def _run_or_say(module: nn.Module, x: Tensor, what: str) -> Outputs:
+    """The outputs of ``module``, or a VerificationError that begins with ``what`` failed."""
     try:
-        return run_module(original, x)
+        return run_module(module, x)
     except FOREIGN_FAILURES as error:
-        raise VerificationError(
-            f"the original does not run on {as_text(tuple(x.shape))}: {first_line(error)}"
-        ) from error
-
-
-def _run_referee(referee: nn.Module, x: Tensor) -> Outputs:
-    try:
-        return run_module(referee, x)
-    except FOREIGN_FAILURES as error:
-        raise VerificationError(
-            f"the network does not run in float64, which the referee needs: {first_line(error)}"
-        ) from error
+        raise VerificationError(f"{what}: {first_line(error)}") from error
 
 
 def _layer_evidence(
