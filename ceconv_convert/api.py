@@ -120,11 +120,21 @@ def write_judged_onnx(
     """Write an ONNX file, have the checker look at it, and judge it in ONNX Runtime."""
     check_dtype(evidence.dtype)
     example = evidence.inputs[1]  # a batch of 2
-    axes = write_onnx(converted, path, example, opset=opset, dynamic_size=evidence.fixed_size is None)
-    if evidence.fixed_size is not None:
+    dynamic = evidence.fixed_size is None
+    axes = write_onnx(converted, path, example, opset=opset, dynamic_size=dynamic)
+    if not dynamic:
         axes = Axes(axes.batch, False, f"the network takes no other size: {evidence.fixed_size}")
     check_file(path)
-    return axes, judge_onnx(evidence.at_one_size() if not axes.size else evidence, path, progress=progress)
+    verdict = judge_onnx(evidence if axes.size else evidence.at_one_size(), path, progress=progress)
+    if axes.size and not verdict.passed:
+        # Some operators are exported for the example's size alone, without a word.
+        write_onnx(converted, path, example, opset=opset, dynamic_size=False)
+        check_file(path)
+        fixed = judge_onnx(evidence.at_one_size(), path, progress=progress)
+        if fixed.passed:
+            reason = f"since with dynamic ones the exported file is wrong: {verdict.problem}"
+            return Axes(axes.batch, False, reason), fixed
+    return axes, verdict
 
 
 def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:

@@ -46,16 +46,11 @@ class OutputError(ConversionError):
     """An output that cannot be written, or must not be overwritten."""
 
 
-FOREIGN_FAILURES = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-)
-"""What somebody else's forward pass raises when it does not fit its input."""
+FOREIGN_FAILURES = (Exception,)
+"""What somebody else's code may raise: anything.
+
+For calls into such code alone: a network's constructor, forward pass and ``__deepcopy__``, a module's import.
+"""
 
 
 def first_line(error: BaseException) -> str:

@@ -249,7 +249,7 @@ def test_progress_runs_to_its_end():
 
 def test_tolerance_is_what_it_says():
     measure = Measure(1e-5, 1e-6, 2.0, torch.float32)
-    assert measure.tolerance == MULTIPLE * 1e-6 + FLOOR * 2.0 * torch.finfo(torch.float32).eps
+    assert measure.tolerance == MULTIPLE * 1e-6 + (FLOOR + 1) * 2.0 * torch.finfo(torch.float32).eps
     assert measure.problem == "its error 1.0e-05 is above the tolerance 7.8e-06"
     assert Measure(7e-6, 1e-6, 2.0, torch.float32).problem is None
     assert Measure(1e-9, 0.0, 0.0, torch.float32).problem is not None

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ceconv_convert.errors import NothingToConvertError, StateDictError
-from ceconv_convert.kernel.circular import conv3d_weight, from_conv3d_weight
-from ceconv_convert.kernel.color import is_identity
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.circular import from_conv3d_weight, lifting_conv3d_weight, to_circular
+from ceconv_convert.kernel.color import is_color_cycle, is_identity
 from ceconv_convert.read.tensors import TensorLayer, find_layers
 
 Direction = Literal["conv3d", "ceconv"]
@@ -53,7 +52,7 @@ def migrate_state_dict(
         vars(migrated)["_metadata"] = state._metadata  # module versions, which torch keeps beside the tensors
     made: dict[tuple[object, ...], Tensor] = {}
     for layer in layers:
-        key = tuple(_identity(tensor) for tensor in (layer.weight, layer.pointwise, layer.matrix))
+        key = (_identity(layer.weight), _identity(layer.pointwise), _layout(layer.matrix))
         if key not in made:
             made[key] = _forth(layer) if to == "conv3d" else _back(layer)
         migrated[f"{layer.name}weight"] = made[key]
@@ -63,18 +62,8 @@ def migrate_state_dict(
 
 def _forth(layer: TensorLayer) -> Tensor:
     weight = layer.weight if layer.pointwise is None else layer.pointwise * layer.weight
-    lifting = layer.matrix is not None
-    spec = KernelSpec(
-        kind="lifting" if lifting else "cyclic",
-        weight=weight,
-        bias=None,
-        matrix=layer.matrix,
-        in_rotations=weight.shape[2],
-        out_rotations=1,  # the layout does not depend on it
-        stride=(1, 1),
-        padding=((0, 0), (0, 0)),
-    )
-    return conv3d_weight(spec).clone(memory_format=torch.contiguous_format)
+    moved = to_circular(weight) if layer.matrix is None else lifting_conv3d_weight(weight, layer.matrix)
+    return moved.clone(memory_format=torch.contiguous_format)
 
 
 def _back(layer: TensorLayer) -> Tensor:
@@ -105,6 +94,11 @@ def _form(layer: TensorLayer) -> Direction | None:
     if layer.weight.shape[2] == 3:
         return "conv3d"
     return None if is_identity(layer.matrix) else "ceconv"
+
+
+def _layout(matrix: Tensor | None) -> object:
+    """What a matrix has to say about the layout of the weight beside it."""
+    return None if matrix is None else (is_color_cycle(matrix), is_identity(matrix))
 
 
 def _identity(tensor: Tensor | None) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,11 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import ExportError, OutputError, first_line
 from ceconv_convert.graph.quiet import quiet
+from ceconv_convert.graph.tidy import forget_origin, name_ends
 from ceconv_convert.modules import copy_model
 
 DEFAULT_OPSET = 18
 """The oldest opset that torch's exporter writes without conversion: the most runtimes read it."""
-
-INPUT_NAME = "input"
-OUTPUT_NAME = "output"
 
 _PROTOBUF_LIMIT = 2**31 - 2**20
 """A single protobuf holds less than 2 GiB; past that the weights lie in a file beside it."""
@@ -63,7 +62,7 @@ def write_onnx(
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= opset <= newest:
         raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
-    module = copy_model(model).eval()
+    module = _unwrapped(copy_model(model).eval())
     reason = None
     try:
         _export(module, path, example, opset, size=dynamic_size)
@@ -105,34 +104,35 @@ def _export(module: nn.Module, path: Path, example: Tensor, opset: int, *, size:
             (example,),
             dynamo=True,
             opset_version=opset,
-            input_names=[INPUT_NAME],
-            dynamic_shapes=(axes,),
+            dynamic_shapes=_dynamic_shapes(module, axes),
             verbose=False,
         )
         if program is None:
             raise ExportError("torch's exporter gave no program")
-        _name_outputs(program.model)
-        _forget_origin(program.model)
+        name_ends(program.model)
+        forget_origin(program.model)
         try:
             program.save(path, external_data=weights > _PROTOBUF_LIMIT)
         except OSError as error:
             raise OutputError(f"the graph cannot be written to {path}: {error.strerror}") from error
 
 
-def _name_outputs(model: Any) -> None:
-    outputs = model.graph.outputs
-    for index, value in enumerate(outputs):
-        value.name = OUTPUT_NAME if len(outputs) == 1 else f"{OUTPUT_NAME}_{index}"
+def _dynamic_shapes(module: nn.Module, axes: dict[int, Any]) -> tuple[Any, ...]:
+    """The axes in the structure of ``forward``'s parameters: ``*inputs`` is a tuple of its own."""
+    first = next(iter(inspect.signature(module.forward).parameters.values()), None)
+    variadic = first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
+    return ((axes,),) if variadic else (axes,)
 
 
-def _forget_origin(model: Any) -> None:
-    """Drop the exporter's notes: stack traces with this machine's paths, as large as the graph itself."""
-    graph = model.graph
-    for item in (*graph, *graph.inputs, *graph.outputs, *graph.initializers.values()):
-        item.metadata_props.clear()
-    for node in graph:
-        for value in node.outputs:
-            value.metadata_props.clear()
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside the wrappers of data parallelism and compilation, which a file has no use for."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(module, wrappers) or "_orig_mod" in module._modules:
+        inner = module.module if isinstance(module, wrappers) else module._modules["_orig_mod"]
+        if not isinstance(inner, nn.Module):
+            break
+        module = inner
+    return module
 
 
 def _explain(error: BaseException) -> str:

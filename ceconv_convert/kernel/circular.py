@@ -82,12 +82,22 @@ def as_cyclic(spec: KernelSpec) -> KernelSpec | None:
 
 
 def conv3d_weight(spec: KernelSpec) -> Tensor:
-    """The weight of the layer as a Conv3d.
+    """The weight of the layer as a Conv3d; cyclic: ``[O, I, N, kh, kw]``, rolled."""
+    if spec.matrix is None:
+        return to_circular(spec.weight)
+    return lifting_conv3d_weight(spec.weight, spec.matrix)
 
-    Cyclic: ``[O, I, N, kh, kw]``, rolled. Lifting with another matrix: ``[O, 1, 3, kh, kw]``, unpermuted.
+
+def lifting_conv3d_weight(weight: Tensor, matrix: Tensor) -> Tensor:
+    """``[O, I, 1, kh, kw]`` → a Conv3d's.
+
+    ``[O, 1, 3, kh, kw]``, rolled, where the matrix permutes the three colors; unpermuted with another one;
+    the weight as it is where the matrix leaves colors alone, or does not see three.
     """
-    cyclic = as_cyclic(spec)
-    return spec.weight.transpose(1, 2) if cyclic is None else to_circular(cyclic.weight)
+    if weight.shape[1] != 3 or is_identity(matrix):
+        return weight
+    colors = weight.transpose(1, 2)
+    return to_circular(colors) if is_color_cycle(matrix) else colors
 
 
 def from_conv3d_weight(weight: Tensor, matrix: Tensor | None) -> Tensor:

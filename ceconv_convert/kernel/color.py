@@ -66,6 +66,11 @@ def is_identity(matrix: Tensor) -> bool:
     return _is_close(matrix, torch.eye(3, dtype=torch.float64))
 
 
+def permutes_colors(matrix: Tensor) -> bool:
+    """Whether ``matrix`` is one that a lifting layer needs no longer once its weight is laid out by it."""
+    return is_color_cycle(matrix) or is_identity(matrix)
+
+
 def rotations_of(matrix: Tensor, most: int = 64) -> int | None:
     """N where ``matrix`` turns colors by 360°/N about some axis, N ≤ ``most``; else None.
 

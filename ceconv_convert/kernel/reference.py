@@ -13,15 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ceconv_convert.kernel.planes import split_planes
 from ceconv_convert.kernel.spec import KernelSpec
 
 
 def evaluate(spec: KernelSpec, x: Tensor) -> Tensor:
-    """``[B, I, N_in, H, W]``, or ``[B, I, H, W]`` for lifting, → ``[B, O, N_out, H', W']``.
+    """``[B, I, N_in, H, W]``, or the same as planes ``[B, I·N_in, H, W]``, → ``[B, O, N_out, H', W']``.
 
     Computes in the dtype of ``x`` and the spec, which are the same.
     """
-    features = x.unsqueeze(2) if x.dim() == 4 else x  # [B, I, N_in, H, W]
+    features = split_planes(x, spec.in_channels, spec.in_rotations)
     (top, bottom), (left, right) = spec.padding
     features = F.pad(features, (left, right, top, bottom))
     kernel = spec.weight.flatten(1, 2)  # [O, I·N_in, kh, kw]

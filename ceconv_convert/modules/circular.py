@@ -9,13 +9,24 @@ image too, so these layers wrap the rotations themselves and give torch the zero
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ceconv_convert.errors import SpecError
-from ceconv_convert.kernel.circular import as_cyclic, conv3d_weight, left_padding, unroll, wrap
-from ceconv_convert.kernel.color import matrix_powers
+from ceconv_convert.kernel.circular import (
+    as_cyclic,
+    conv3d_weight,
+    from_conv3d_weight,
+    left_padding,
+    lifting_conv3d_weight,
+    unroll,
+    wrap,
+)
+from ceconv_convert.kernel.color import is_color_cycle, is_identity, matrix_powers, permutes_colors
+from ceconv_convert.kernel.planes import join_planes, split_planes
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.modules.target import TargetLayer, as_parameter, symmetric_padding
 
@@ -25,8 +36,7 @@ class _DepthConv3d(TargetLayer, nn.Conv3d):
 
     form = "conv3d"
 
-    def __init__(self, spec: KernelSpec, depth_stride: int) -> None:
-        weight = conv3d_weight(spec)
+    def __init__(self, spec: KernelSpec, weight: Tensor, depth_stride: int) -> None:
         out_channels, in_channels, *kernel_size = weight.shape
         super().__init__(
             in_channels,
@@ -50,26 +60,20 @@ class CircularConv3d(_DepthConv3d):
 
     Weight ``[O, I, N, kh, kw]``, rolled by (N - 1) // 2: for odd N without spatial padding, that of
     ``nn.Conv3d(I, O, (N, kh, kw), padding=((N - 1) // 2, 0, 0), padding_mode="circular")``.
-    A lifting layer with the hue matrix of 120° has I = 1 and its three colors as rotations, and takes
-    ``[B, 3, H, W]``. It carries its ``transformation_matrix`` along, unused, so that nothing is lost.
+    A lifting layer with the hue matrix of 120° has a weight ``[O, 1, 3, kh, kw]``, its three colors as
+    rotations, and takes ``[B, 3, H, W]``. It carries its ``transformation_matrix`` along, unused, so that
+    nothing is lost; a state dict with another matrix is an error, as one with another shape is.
     """
 
     def __init__(self, spec: KernelSpec) -> None:
         if as_cyclic(spec) is None:
             raise SpecError("the lifting layer is not cyclic over its colors: build a ColorStackConv3d")
-        super().__init__(spec, depth_stride=1)
+        super().__init__(spec, conv3d_weight(spec), depth_stride=1)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[B, I, N, H, W]``, or ``[B, 3, H, W]`` for lifting, → ``[B, O, N_out, H', W']``."""
-        depth = self.kernel_size[0]
-        x = input
-        if x.dim() == 4 and self.in_channels == 1:
-            x = x.unsqueeze(1)  # colors are the rotations
-        elif x.dim() == 4:
-            x = x.unsqueeze(2)  # one rotation
-        elif x.shape[2] != depth:
-            x = x.transpose(1, 2)  # one rotation of three colors
-        x = self.pad_excess(wrap(x, self.out_rotations))
+        """``[B, I, N, H, W]``, or planes ``[B, I·N, H, W]``, → ``[B, O, N_out, H', W']``."""
+        channels, depth = self.weight.shape[1:3]
+        x = self.pad_excess(wrap(split_planes(input, channels, depth), self.out_rotations))
         y = F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
         return unroll(y, self.out_rotations).contiguous()
 
@@ -77,35 +81,85 @@ class CircularConv3d(_DepthConv3d):
         rotations = f"circular rotations={self.in_rotations}→{self.out_rotations}"
         return f"{super().extra_repr()}, {rotations}, left={left_padding(self.kernel_size[0])}"
 
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = f"{prefix}transformation_matrix"
+        matrix = state_dict.get(key)
+        if matrix is not None and self.in_channels == 3 and not self._is_cyclic_with(matrix):
+            error_msgs.append(
+                f"{key} is not the color permutation that this layer was converted with: "
+                "load the weights first, and convert afterwards"
+            )
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _is_cyclic_with(self, matrix: Tensor) -> bool:
+        return is_color_cycle(matrix) if self.kernel_size[0] == 3 else is_identity(matrix)
+
 
 class ColorStackConv3d(_DepthConv3d):
     """A lifting layer with any color matrix: ``[B, 3, H, W]`` → ``[B, O, N_out, H', W']``.
 
     Weight ``[O, 1, 3, kh, kw]``, unpermuted, at depth stride 3 over the N_out recolored images.
-    A learnable ``transformation_matrix`` goes on learning.
+    A learnable ``transformation_matrix`` goes on learning. In a state dict the matrix alone decides how the
+    weight is laid out: with one that permutes colors it is that of a ``CircularConv3d``, there and back.
     """
 
     transformation_matrix: nn.Parameter
 
     def __init__(self, spec: KernelSpec) -> None:
-        super().__init__(spec, depth_stride=3)
+        super().__init__(spec, spec.weight.transpose(1, 2), depth_stride=3)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` or ``[B, 3, 1, H, W]`` → ``[B, O, N_out, H', W']``."""
-        x = input if input.dim() == 4 else input.squeeze(2)
+        """``[B, 3, H, W]``, or with a rotation axis of 1, → ``[B, O, N_out, H', W']``."""
         powers = matrix_powers(self.transformation_matrix, self.out_rotations)  # [N_out, 3, 3]
         recolor = powers.transpose(1, 2).reshape(-1, 3, 1, 1)  # [N_out·3, 3, 1, 1]: (M^r)ᵀ as a 1×1 kernel
-        stack = F.conv2d(x, recolor).unsqueeze(1)  # [B, 1, N_out·3, H, W]
+        stack = F.conv2d(join_planes(input), recolor).unsqueeze(1)  # [B, 1, N_out·3, H, W]
         y = F.conv3d(self.pad_excess(stack), self.weight, self.bias, self.stride, self.padding)
         return y.contiguous()
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, color matrix, rotations=1→{self.out_rotations}"
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        key = f"{prefix}weight"
+        if permutes_colors(self.transformation_matrix):
+            colors = destination[key].transpose(1, 2)  # [O, 3, 1, kh, kw]
+            destination[key] = lifting_conv3d_weight(colors, self.transformation_matrix).contiguous()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = f"{prefix}weight"
+        weight, matrix = state_dict.get(key), state_dict.get(f"{prefix}transformation_matrix")
+        if weight is not None and weight.dim() == 5 and matrix is not None and permutes_colors(matrix):
+            state_dict[key] = from_conv3d_weight(weight, matrix).transpose(1, 2)  # a shallow copy of torch's
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
 
 def build(spec: KernelSpec) -> nn.Module:
-    """The Conv3d layer of a spec: circular where the layer is cyclic, the color stack elsewhere."""
-    return ColorStackConv3d(spec) if as_cyclic(spec) is None else CircularConv3d(spec)
+    """The Conv3d layer of a spec: circular where the layer is cyclic and stays so, else the color stack."""
+    learns = spec.matrix is not None and spec.matrix.requires_grad and spec.in_channels == 3
+    return ColorStackConv3d(spec) if learns or as_cyclic(spec) is None else CircularConv3d(spec)
 
 
 def shapes(spec: KernelSpec) -> dict[str, torch.Size]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ceconv_convert.kernel.expand import expand
+from ceconv_convert.kernel.planes import join_planes
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.modules.target import TargetLayer, as_parameter, symmetric_padding
 
@@ -17,7 +18,8 @@ from ceconv_convert.modules.target import TargetLayer, as_parameter, symmetric_p
 class ExpandedConv2d(TargetLayer, nn.Conv2d):
     """Any layer: ``[B, I, N_in, H, W]``, or ``[B, 3, H, W]`` for lifting, → ``[B, O, N_out, H', W']``.
 
-    Weight ``[O·N_out, I·N_in, kh, kw]``, bias ``[O·N_out]``. Color matrices are baked in.
+    Weight ``[O·N_out, I·N_in, kh, kw]``, bias ``[O·N_out]``. Color matrices are baked in. ``in_channels`` and
+    ``out_channels`` are I and O, as of every color-equivariant layer.
     """
 
     form = "conv2d"
@@ -39,9 +41,8 @@ class ExpandedConv2d(TargetLayer, nn.Conv2d):
             self.bias = as_parameter(spec.bias.repeat_interleave(spec.out_rotations))
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[B, I, N_in, H, W]``, or ``[B, I, H, W]`` for lifting, → ``[B, O, N_out, H', W']``."""
-        x = input.flatten(1, 2) if input.dim() == 5 else input  # [B, I·N_in, H, W]
-        y = F.conv2d(self.pad_excess(x), self.weight, self.bias, self.stride, self.padding)
+        """``[B, I, N_in, H, W]``, or planes ``[B, I·N_in, H, W]``, → ``[B, O, N_out, H', W']``."""
+        y = F.conv2d(self.pad_excess(join_planes(input)), self.weight, self.bias, self.stride, self.padding)
         features: Tensor = y.contiguous().unflatten(1, (-1, self.out_rotations))
         return features
 

@@ -14,7 +14,9 @@ class TargetLayer(nn.Module):
 
     Attributes:
         form: the name of its row in the table of forms.
-        in_rotations: of the layer that it replaces; callers may ask for it.
+        in_channels: of the layer that it replaces; callers may ask for it.
+        out_channels: likewise.
+        in_rotations: likewise.
         out_rotations: likewise.
         separable: False: the factors are multiplied.
         padding_excess: zeros ``(left, right, top, bottom)`` beyond the symmetric padding, which a torch
@@ -22,6 +24,8 @@ class TargetLayer(nn.Module):
     """
 
     form: str
+    in_channels: int
+    out_channels: int
     in_rotations: int
     out_rotations: int
     separable = False
@@ -29,6 +33,8 @@ class TargetLayer(nn.Module):
 
     def take_over(self, spec: KernelSpec) -> None:
         """Set what is the same for every form."""
+        self.in_channels = spec.in_channels
+        self.out_channels = spec.out_channels
         self.in_rotations = spec.in_rotations
         self.out_rotations = spec.out_rotations
         (top, bottom), (left, right) = spec.padding

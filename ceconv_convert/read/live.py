@@ -45,12 +45,27 @@ class LayerReading:
 
 
 def is_candidate(module: nn.Module) -> bool:
-    """Whether ``module`` looks like a color-equivariant convolution that is not converted yet."""
+    """Whether ``module`` looks like a color-equivariant convolution that is not converted yet.
+
+    A block may keep the numbers of rotations that it gives to the layers inside it, and is none itself.
+    """
     if isinstance(module, TargetLayer):
         return False
-    names = {cls.__name__ for cls in type(module).__mro__}
-    if names & (CLASS_NAMES | REFUSED_CLASSES.keys()):
+    if _is_named_as_one(module):
         return True
+    return _declares_rotations(module) and not any(
+        isinstance(inner, TargetLayer) or _is_named_as_one(inner) or _declares_rotations(inner)
+        for inner in module.modules()
+        if inner is not module
+    )
+
+
+def _is_named_as_one(module: nn.Module) -> bool:
+    names = {cls.__name__ for cls in type(module).__mro__}
+    return bool(names & (CLASS_NAMES | REFUSED_CLASSES.keys()))
+
+
+def _declares_rotations(module: nn.Module) -> bool:
     return {"in_rotations", "out_rotations"} <= vars(module).keys()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ceconv_convert.errors import ConversionError, NothingToConvertError, RefusedLayerError
+from ceconv_convert.errors import NothingToConvertError, RefusedLayerError
 from ceconv_convert.modules import copy_model, form_named, replace_modules
 from ceconv_convert.read import Refusal, find_sites
 from ceconv_convert.rewrite.plan import Plan, plan_sites
@@ -61,11 +61,11 @@ def convert(
     (torch.Size([4, 8, 3, 3, 3]), torch.Size([1, 4, 3, 5, 5]))
     """
     build = form_named(form).build
-    model = model if inplace else _copy(model)
+    model = model if inplace else copy_model(model)
     sites = find_sites(model)
     check_plan(plan_sites(model, sites, form), strict=strict)
     replacements: dict[nn.Module, nn.Module] = {}
-    tied: dict[tuple[object, ...], nn.Parameter] = {}
+    tied: dict[tuple[object, ...], list[nn.Parameter]] = {}
     for done, site in enumerate(sites):
         if isinstance(site.reading, Refusal):
             continue
@@ -92,15 +92,6 @@ def check_plan(plan: Plan, *, strict: bool = True) -> None:
         raise RefusedLayerError(f"{count}: {reasons}")
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy_model(model)
-    except (RuntimeError, TypeError) as error:
-        raise ConversionError(
-            f"the model cannot be copied ({error}): pass inplace=True to convert it in place"
-        ) from error
-
-
 def _dress(layer: nn.Module, source: nn.Module) -> None:
     """Give ``layer`` the mode and hooks of the layer that it replaces."""
     layer.train(source.training)
@@ -109,13 +100,24 @@ def _dress(layer: nn.Module, source: nn.Module) -> None:
             setattr(layer, name, getattr(source, name))
 
 
-def _tie(layer: nn.Module, source: nn.Module, tied: dict[tuple[object, ...], nn.Parameter]) -> None:
-    """Where an earlier layer came from the same parameters in the same way, share its new ones."""
-    origins = {name: id(parameter) for name, parameter in source.named_parameters(recurse=False)}
+def _tie(layer: nn.Module, source: nn.Module, tied: dict[tuple[object, ...], list[nn.Parameter]]) -> None:
+    """Where an earlier layer's new parameters are the same function of the same old ones, share them.
+
+    A frozen color matrix is a constant: where it makes a difference, it shows in the numbers.
+    """
+    origins = {
+        name: id(parameter)
+        for name, parameter in source.named_parameters(recurse=False)
+        if name != "transformation_matrix" or parameter.requires_grad
+    }
     bias = origins.pop("bias", None)
-    for name in [name for name, _ in layer.named_parameters(recurse=False)]:
+    for name, parameter in list(layer.named_parameters(recurse=False)):
         origin = bias if name == "bias" else tuple(origins.values())
-        if not origin:
-            continue  # parametrized: what acts is computed anew for each layer
-        key = (name, origin, type(layer), source.in_rotations, source.out_rotations)
-        setattr(layer, name, tied.setdefault(key, getattr(layer, name)))
+        if not origin or name == "transformation_matrix":
+            continue  # parametrized: what acts is computed anew for each layer; a matrix stays the very same
+        made = tied.setdefault((name, origin, type(layer)), [])
+        twin = next((other for other in made if torch.equal(other, parameter)), None)
+        if twin is None:
+            made.append(parameter)
+        else:
+            setattr(layer, name, twin)

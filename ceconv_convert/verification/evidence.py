@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
 from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.inputs import (
     BATCHES,
     Shape,
@@ -23,7 +25,10 @@ from ceconv_convert.verification.inputs import (
     why_not,
 )
 from ceconv_convert.verification.referee import make_original, make_referee
-from ceconv_convert.verification.verdict import FLOOR, MULTIPLE
+from ceconv_convert.verification.verdict import FLOOR, MULTIPLE, floor
+
+ROUNDINGS = 2**16
+"""A network amplifies roundings; one this many from its float64 self is random, or cannot be judged."""
 
 Outputs = tuple[Tensor, ...]
 Progress = Callable[[int, int], None]
@@ -65,7 +70,7 @@ class Evidence:
         lines = [f"inputs: {', '.join(as_text(tuple(x.shape)) for x in self.inputs)}"]
         if self.fixed_size is not None:
             lines.append(f"one image size alone, since the network takes no other: {self.fixed_size}")
-        tolerance = f"{MULTIPLE} × the original's own error + {FLOOR} roundings of the largest output"
+        tolerance = f"{MULTIPLE} × the original's own error + {FLOOR + 1} roundings of the largest output"
         return [*lines, f"errors: worst distance from a float64 referee; tolerance: {tolerance}"]
 
     def at_one_size(self) -> Evidence:
@@ -95,6 +100,11 @@ def gather(
         InputShapeError: where the network does not run.
         VerificationError: where its float64 copy does not.
     """
+    lazy = [name for name, tensor in model.state_dict(keep_vars=True).items() if is_lazy(tensor)]
+    if lazy:
+        raise VerificationError(
+            f"{', '.join(lazy)} has no numbers yet: run the model once, so that its lazy modules get them"
+        )
     original = make_original(model)
     dtype, device = dtype_of(original), device_of(original)
     if device.type == "meta":
@@ -125,6 +135,9 @@ def gather(
     for name, spec in specs.items():
         layers[name] = _layer_evidence(original.get_submodule(name), spec, seed, dtype, device)
         step()
+    _check_repeatable(outputs[0], run_module(original, inputs[0]), dtype)
+    for found, wanted in zip(outputs, exact, strict=True):
+        _check_original(found, wanted, dtype)
     return Evidence(shape, fixed_size, dtype, inputs, tuple(outputs), tuple(exact), layers)
 
 
@@ -157,6 +170,29 @@ def _run_or_say(module: nn.Module, x: Tensor, what: str) -> Outputs:
         return run_module(module, x)
     except FOREIGN_FAILURES as error:
         raise VerificationError(f"{what}: {first_line(error)}") from error
+
+
+def _check_repeatable(first: Outputs, again: Outputs, dtype: torch.dtype) -> None:
+    for found, repeated in zip(first, again, strict=True):
+        bound = floor(dtype, ROUNDINGS) * largest(found)
+        if found.shape != repeated.shape or distance(found, repeated) > bound:
+            raise VerificationError(
+                "the original gives another output when it runs again on the same input: it is random in "
+                "eval mode, or keeps state, and nothing can be compared with it"
+            )
+
+
+def _check_original(found: Outputs, exact: Outputs, dtype: torch.dtype) -> None:
+    """Else an original that is not what the referee says would widen the tolerance until anything passes."""
+    for output, truth in zip(found, exact, strict=True):
+        if not output.dtype.is_floating_point or output.shape != truth.shape:
+            continue  # compared for equality; the verdict says so
+        own, scale = distance(output, truth), largest(truth)
+        if own > floor(dtype, ROUNDINGS) * scale:
+            raise VerificationError(
+                f"the original is {own:.1e} from its own float64 referee, on outputs up to {scale:.1e}: "
+                "too far to judge anything by it"
+            )
 
 
 def _layer_evidence(

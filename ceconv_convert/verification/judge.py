@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, first_line
 from ceconv_convert.modules import TargetLayer, copy_model
+from ceconv_convert.verification.distance import distance, distances, largest
 from ceconv_convert.verification.evidence import Evidence, LayerEvidence, Outputs, Progress, run_module
 from ceconv_convert.verification.inputs import as_text
-from ceconv_convert.verification.verdict import Case, LayerCheck, Measure, Verdict, pool
+from ceconv_convert.verification.verdict import Case, LayerCheck, Measure, Verdict, floor, pool
 
-_LAYER_BOUND = 1024
-"""An original layer this many roundings from its closed form computes something else …"""
-_LAYER_CAP = 0.1
-"""… and, in dtypes of few digits, one this far off, of its largest output."""
+_LAYER_BOUND = 2**10
+"""An original layer this many roundings from its closed form computes something else."""
 
 
 def judge(
@@ -49,7 +48,7 @@ def judge(
         if progress is not None:
             progress(index + 1, len(evidence.inputs))
     measures = [
-        pool((case.measure for case in cases if case.output == output), evidence.dtype)
+        pool(case.measure for case in cases if case.output == output)
         for output in sorted({case.output for case in cases})
     ]
     worst = max(measures, key=lambda measure: measure.strain, default=Measure(0.0, 0.0, 0.0, evidence.dtype))
@@ -62,23 +61,22 @@ def judge_module(
     """Judge a converted module, whole and layer by layer. ``converted`` is not changed."""
     module = copy_model(converted).eval()
     checks = [
-        _check_layer(name, layer, evidence.layers[name], evidence.dtype)
+        _check_layer(name, layer, evidence.layers[name])
         for name, layer in module.named_modules()
         if isinstance(layer, TargetLayer) and name in evidence.layers
     ]
     return judge(evidence, lambda x: run_module(module, x), candidate, layers=checks, progress=progress)
 
 
-def _check_layer(name: str, layer: nn.Module, seen: LayerEvidence, dtype: torch.dtype) -> LayerCheck:
-    own = _distance(seen.original, seen.exact)
-    scale = _largest(seen.exact)
-    if not own <= min(_LAYER_BOUND * torch.finfo(dtype).eps, _LAYER_CAP) * scale:
+def _check_layer(name: str, layer: nn.Module, seen: LayerEvidence) -> LayerCheck:
+    own = distance(seen.original, seen.exact)
+    if not own <= floor(seen.input.dtype, _LAYER_BOUND) * largest(seen.exact):
         # Else a wrong original would widen the tolerance until anything passes.
         return LayerCheck(name, None, f"the original is {own:.1e} from its own closed form")
     outcome = _compare(lambda x: run_module(layer.forward, x), seen.input, (seen.original,), (seen.exact,))
     if isinstance(outcome, str):
         return LayerCheck(name, None, outcome)
-    measure = pool((case.measure for case in outcome), dtype)
+    measure = pool(case.measure for case in outcome)
     return LayerCheck(name, measure, measure.problem)
 
 
@@ -97,9 +95,16 @@ def _compare(
         problem = _mismatch(found, wanted, truth)
         if problem is not None:
             return problem
-        measure = Measure(_distance(found, truth), _distance(wanted, truth), _largest(truth), found.dtype)
-        cases.append(Case(tuple(x.shape), index, measure))
+        cases.append(Case(tuple(x.shape), index, _measure(found, wanted, truth, x.dtype)))
     return cases
+
+
+def _measure(found: Tensor, wanted: Tensor, truth: Tensor, dtype: torch.dtype) -> Measure:
+    if not found.dtype.is_floating_point:
+        # Which of two close scores is the larger may come out either way: what either says is right.
+        error = torch.minimum(distances(found, truth), distances(found, wanted))
+        return Measure(float(error.max()) if error.numel() else 0.0, 0.0, largest(truth), found.dtype)
+    return Measure(distance(found, truth), distance(wanted, truth), largest(truth), dtype)
 
 
 def _mismatch(found: Tensor, wanted: Tensor, truth: Tensor) -> str | None:
@@ -111,13 +116,3 @@ def _mismatch(found: Tensor, wanted: Tensor, truth: Tensor) -> str | None:
         if not bool(torch.isfinite(tensor).all()):
             return f"{whose} gives NaN or Inf"
     return None
-
-
-def _distance(found: Tensor, exact: Tensor) -> float:
-    """Worst absolute error; 0 for an empty tensor."""
-    difference = (found.to("cpu", torch.float64) - exact.to("cpu", torch.float64)).abs()
-    return float(difference.max()) if difference.numel() else 0.0
-
-
-def _largest(exact: Tensor) -> float:
-    return float(exact.abs().max()) if exact.numel() else 0.0

@@ -2,10 +2,13 @@
 
 An output is judged by its distance from the float64 referee, beside the original's own distance:
 
-    error ≤ 4 · (the original's own error) + 16 · eps · max |referee|
+    error ≤ 4 · (the original's own error) + (eps + 16 · eps₃₂) · max |referee|
 
-with eps of the model's dtype. The first term says: about as close to exact arithmetic as the original is.
-The second covers the original that happens to be exact. Errors are worst absolute ones over all inputs.
+with eps of the model's dtype and eps₃₂ of the arithmetic: float32's, or the dtype's where that is finer. The
+first term says: about as close to exact arithmetic as the original is. The second covers the original that
+happens to be exact: sums are formed in float32 at least, and rounded to the dtype once. Errors are worst
+absolute ones over all inputs. The original's own error has a bound too, or a wrong original would widen the
+tolerance until anything passes.
 """
 
 from __future__ import annotations
@@ -18,7 +21,19 @@ import torch
 MULTIPLE = 4
 """A converted model may err this many times as much as the original does …"""
 FLOOR = 16
-"""… plus this many roundings of the largest output."""
+"""… plus this many roundings of the arithmetic, and one of the dtype, of the largest output."""
+
+
+def floor(dtype: torch.dtype, roundings: int = FLOOR) -> float:
+    """One rounding of ``dtype`` and ``roundings`` of the arithmetic; 0 for integers and bools.
+
+    >>> floor(torch.float32) / torch.finfo(torch.float32).eps, floor(torch.int64)
+    (17.0, 0.0)
+    """
+    if not dtype.is_floating_point:
+        return 0.0
+    eps = torch.finfo(dtype).eps
+    return eps + roundings * min(eps, torch.finfo(torch.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,7 @@ class Measure:
         error: the candidate's, worst absolute.
         original_error: the original's own.
         scale: largest absolute value of the referee's output.
-        dtype: the model's.
+        dtype: the model's; of an output of integers or bools, its own.
     """
 
     error: float
@@ -40,7 +55,7 @@ class Measure:
     @property
     def tolerance(self) -> float:
         """The largest error that passes."""
-        return MULTIPLE * self.original_error + FLOOR * torch.finfo(self.dtype).eps * self.scale
+        return MULTIPLE * self.original_error + floor(self.dtype) * self.scale
 
     @property
     def strain(self) -> float:
@@ -55,11 +70,12 @@ class Measure:
         return f"its error {self.error:.1e} is above the tolerance {self.tolerance:.1e}"
 
 
-def pool(measures: Iterable[Measure], dtype: torch.dtype) -> Measure:
-    """The worst of each distance over several inputs."""
-    rows = [(measure.error, measure.original_error, measure.scale) for measure in measures]
+def pool(measures: Iterable[Measure]) -> Measure:
+    """The worst of each distance over several inputs, for one output."""
+    found = list(measures)
+    rows = [(measure.error, measure.original_error, measure.scale) for measure in found]
     error, original_error, scale = (max(column) for column in zip(*rows, strict=True))
-    return Measure(error, original_error, scale, dtype)
+    return Measure(error, original_error, scale, found[0].dtype)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,28 @@
+"""Features as planes: rotations and channels side by side, in the order that they lie in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def split_planes(x: Tensor, channels: int, rotations: int) -> Tensor:
+    """``[B, C·N, H, W]``, or anything that lies in memory like it, → ``[B, C, N, H, W]``.
+
+    The published layer views its input as planes, and so takes features in any of these shapes.
+
+    >>> split_planes(torch.zeros(2, 12, 5, 5), 4, 3).shape
+    torch.Size([2, 4, 3, 5, 5])
+    """
+    if x.dim() == 5 and x.shape[1:3] == (channels, rotations):
+        return x
+    planes = join_planes(x)
+    # Where there is no choice, the export is simpler without a reshape.
+    if channels == 1:
+        return planes.unsqueeze(1)
+    return planes.unsqueeze(2) if rotations == 1 else torch.unflatten(planes, 1, (channels, rotations))
+
+
+def join_planes(x: Tensor) -> Tensor:
+    """``[B, C, N, H, W]`` → ``[B, C·N, H, W]``; planes are left as they are."""
+    return x.flatten(1, -3) if x.dim() > 4 else x
