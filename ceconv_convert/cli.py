@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
+import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +22,9 @@ from ceconv_convert.errors import (
 
 PASSED, FAILED, UNUSABLE, NOTHING = range(4)
 """Exit codes: verdict passed; failed; wrong usage or unreadable input; nothing to convert or a refusal."""
+
+_SIGNALLED, _SIGPIPE = 128, 13
+"""As shells do: a run that a signal ended exits with 128 and its number."""
 
 _SUFFIXES = (".pt", ".pth", ".safetensors", ".onnx")
 
@@ -134,8 +140,6 @@ def cli(
             raise click.UsageError(
                 f"-o {target}: the suffix decides the format, one of {', '.join(_SUFFIXES)}"
             )
-    if len({target.absolute() for target in targets}) < len(targets):
-        raise click.UsageError("-o names the same file twice")
     if opset is not None and not any(target.suffix == ".onnx" for target in targets):
         raise click.UsageError("--opset is of an .onnx output, and there is none")
     terminal = Terminal(quiet=quiet)
@@ -146,12 +150,32 @@ def cli(
 
 
 def main() -> None:
-    """Run the command line; errors raised on purpose become one sentence and an exit code."""
+    """Run the command line; whatever ends it becomes one sentence and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without → is no reason to fail
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(number, _stop)
     try:
-        cli()
+        cli(standalone_mode=False)
     except ConversionError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(exit_code(error))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(UNUSABLE)
+    except click.Abort:
+        click.echo("Interrupted: nothing was written", err=True)
+        sys.exit(_SIGNALLED + signal.SIGINT)
+    except BrokenPipeError:
+        # Nobody reads on; what is still to be flushed at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_SIGNALLED + _SIGPIPE)
+
+
+def _stop(number: int, frame: object) -> None:
+    """Leave as from an error, so that what lies beside the outputs is cleared."""
+    sys.exit(_SIGNALLED + number)
 
 
 def exit_code(error: ConversionError) -> int:

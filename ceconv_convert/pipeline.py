@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os.path import exists
 from pathlib import Path
 
 from ceconv_convert.api import write_judged_onnx
-from ceconv_convert.checkpoint import Staging, check_output, load, save_module, save_tensors
+from ceconv_convert.checkpoint import Staging, check_output, load, real_path, save_module, save_tensors
 from ceconv_convert.errors import OutputError
 from ceconv_convert.graph import DEFAULT_OPSET
 from ceconv_convert.report.terminal import Terminal
@@ -38,8 +39,8 @@ def run(job: Job, terminal: Terminal) -> bool:
     Raises:
         ConversionError: where it cannot be done.
     """
-    for output in () if job.dry_run else job.outputs:
-        _check_output(output, job)
+    if not job.dry_run:
+        _check_outputs(job)
     with terminal.progress(f"reading {job.model.name}"):
         model = load(
             job.model, allow=job.allow, model=job.factory, arguments=job.arguments, unsafe=job.unsafe
@@ -86,7 +87,12 @@ def run(job: Job, terminal: Terminal) -> bool:
     return all(verdicts)
 
 
-def _check_output(output: Path, job: Job) -> None:
-    if output.exists() and job.model.exists() and output.samefile(job.model):
-        raise OutputError(f"{output} is the input: give another name")
-    check_output(output, force=job.force)
+def _check_outputs(job: Job) -> None:
+    source = real_path(job.model)
+    targets = [real_path(output) for output in job.outputs]
+    for output, target in zip(job.outputs, targets, strict=True):
+        if target == source or (exists(target) and exists(source) and target.samefile(source)):
+            raise OutputError(f"{output} is the input: give another name")
+        if targets.count(target) > 1:
+            raise OutputError(f"{output} is written twice: give each output a name of its own")
+        check_output(output, force=job.force)

@@ -89,3 +89,44 @@ class Network(nn.Module):
         x = self.conv2(x)
         x = x.view(x.shape[0], 4, self.conv2.out_rotations, *x.shape[-2:])
         return self.head(x.amax(2).mean((2, 3)))
+
+
+class InFloat32(nn.Module):
+    """A function applied in float32 alone: its float64 copy leaves it out."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return x if x.dtype == torch.float64 else self.function(x)
+
+
+class Raising(nn.Module):
+    """A forward pass that fails in its own way."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, x):
+        raise self.error
+
+
+class Uncopyable(nn.Module):
+    """It does not want to be copied, and says so in its own way."""
+
+    def __deepcopy__(self, memo):
+        raise ValueError("one of a kind")
+
+
+class Block(nn.Module):
+    """It keeps the rotations that it gives to its layers, as published blocks do."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.in_rotations, self.out_rotations = layer.in_rotations, layer.out_rotations
+        self.body = nn.Sequential(layer, nn.ReLU())
+
+    def forward(self, x):
+        return self.body(x)

@@ -132,6 +132,7 @@ DAMAGED_STATES = {
     "a cycle": (_cycle, "module 0.inside contains itself"),
     "a deep nest": (_deep, "nested more than 100 deep"),
     "a bush": (_bush, "more than 100000 paths"),
+    "a number for a name": (lambda model: vars(model[0]).update({5: 1}), "its attribute 5 has no name"),
     "a bias of text": (_set("bias", "x"), "the published layer has no bias"),
     "rotations beyond reason": (_set("out_rotations", 10**7), "rotations are 1 to 360"),
     "rotations beyond integers": (_set("out_rotations", 10**30), "rotations are 1 to 360"),

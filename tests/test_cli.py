@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from ceconv_convert.graph import OnnxRunner
 from ceconv_convert.modules import FORMS
 from tests import foreign, hostile
 from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, relative, small_network
+from tests.test_verify import Deciding
 
 
 @pytest.fixture
@@ -150,7 +152,7 @@ def test_a_failed_onnx_verdict_writes_nothing_at_all(run, folder, monkeypatch):
 
 BAD = {
     "a missing file": (["none.pt"], 2, "none.pt cannot be read: No such file or directory"),
-    "a folder": (["."], 2, "cannot be read: Is a directory"),
+    "a folder": (["."], 2, ". is a folder"),
     "an empty file": (["empty.pt"], 2, "empty.pt is empty"),
     "a truncated file": (["truncated.pt"], 2, "truncated or damaged"),
     "a random file": (["random.pt"], 2, "not a file that torch.save writes"),
@@ -169,7 +171,7 @@ BAD = {
     "a shape of zeros": (["good.pt", "--input-shape", "3,0,5"], 2, "is not an input shape"),
     "an unknown suffix": (["good.pt", "-o", "a.tflite"], 2, "the suffix decides the format"),
     "no folder": (["good.pt", "-o", "none/a.pt"], 2, "there is no folder none"),
-    "twice the same": (["good.pt", "-o", "a.pt", "-o", "./a.pt"], 2, "same file twice"),
+    "twice the same": (["good.pt", "-o", "a.pt", "-o", "./a.pt"], 2, "is written twice"),
     "a missing file and an existing output": (
         ["none.pt", "-o", "good.pt", "--force"],
         2,
@@ -256,8 +258,11 @@ def test_the_choice_of_forms_is_the_table_of_forms():
     assert tuple(choices) == tuple(FORMS)
 
 
-def python(*arguments):
-    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False)
+def python(*arguments, **environment):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
 
 
 @pytest.mark.parametrize(
@@ -312,3 +317,95 @@ def test_the_fixture_is_classified_alike(run, folder):
 
     save_tensors(damaged, folder / "b.safetensors")
     assert agreement("b.safetensors", "a.onnx") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices of Unix")
+def test_a_pipe_or_a_device_is_no_input(run, folder):
+    os.mkfifo("pipe.pt")
+    os.symlink("/dev/zero", "zero.safetensors")
+    for name in ("pipe.pt", "zero.safetensors"):
+        code, _, err = run(name)
+        assert (code, err) == (2, f"Error: {name} is no regular file\n")
+
+
+def test_a_name_too_long_is_one_sentence(run, folder):
+    for arguments in ((GOLDEN_SEQUENTIAL, "-o", f"{'a' * 300}.pt"), (f"{'a' * 300}.pt", "-o", "b.pt")):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert "File name too long" in err
+    assert names(folder) == []
+
+
+def test_two_ways_to_the_same_file_are_one(run, folder):
+    (folder / "sub").mkdir()
+    (folder / "link").symlink_to("sub")
+    for first, second in (("sub/../a.pt", "a.pt"), ("link/a.pt", "sub/a.pt")):
+        code, _, err = run(GOLDEN_SEQUENTIAL, "-o", first, "-o", second)
+        assert code == 2
+        assert "is written twice" in err
+
+
+def test_an_output_that_is_a_link_is_followed(run, folder):
+    (folder / "real").mkdir()
+    (folder / "real" / "b.pt").write_text("kept")
+    for link, target in (("a.pt", "real/new.pt"), ("b.pt", "real/b.pt")):
+        (folder / link).symlink_to(target)
+        assert run(GOLDEN_SEQUENTIAL, "-o", link)[0] == 2
+    assert (folder / "real" / "b.pt").read_text() == "kept"
+    assert run(GOLDEN_SEQUENTIAL, "-o", "a.pt", "-o", "b.pt", "--force")[0] == 0
+    assert names(folder) == ["a.pt", "b.pt", "real"]
+    assert (folder / "a.pt").is_symlink()
+    assert (folder / "b.pt").is_symlink()
+    assert names(folder / "real") == ["b.pt", "new.pt"]
+    assert len(load("a.pt")) == len(load("real/b.pt"))
+
+
+def test_a_link_to_the_input_is_the_input(run, folder):
+    (folder / "model.pt").write_bytes(GOLDEN_SEQUENTIAL.read_bytes())
+    (folder / "link.pt").symlink_to("model.pt")
+    code, _, err = run("model.pt", "-o", "link.pt", "--force")
+    assert (code, err) == (2, "Error: link.pt is the input: give another name\n")
+    assert (folder / "model.pt").read_bytes() == GOLDEN_SEQUENTIAL.read_bytes()
+
+
+def test_a_terminal_without_arrows_is_no_reason_to_fail(tmp_path):
+    finished = python(
+        "-m", "ceconv_convert", GOLDEN_SEQUENTIAL, "--dry-run", PYTHONIOENCODING="ascii", LC_ALL="C"
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "1?3" in finished.stdout
+
+
+def test_a_reader_that_goes_away_is_no_failed_verdict(tmp_path):
+    call = f"{sys.executable} -m ceconv_convert {GOLDEN_SEQUENTIAL} --dry-run"
+    finished = subprocess.run(
+        ["bash", "-c", f"{call} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 128 + 13
+    assert finished.stderr == ""
+
+
+STOPPED = """
+import os, signal, sys
+from ceconv_convert import cli, pipeline
+def stop(*arguments, **options):
+    os.kill(os.getpid(), {number})
+pipeline.save_module = stop
+sys.argv = ["ceconv-convert", {model!r}, "-o", "out.pt"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_leaves_nothing_behind(folder, name):
+    number = signal.Signals[name].value
+    finished = python("-c", STOPPED.format(number=number, model=str(GOLDEN_SEQUENTIAL)))
+    assert finished.returncode == 128 + number
+    assert "Traceback" not in finished.stderr
+    assert names(folder) == []
+
+
+def test_a_network_that_ends_in_decisions_converts(run, folder):
+    torch.save(Deciding(), "deciding.pt")
+    code, out, _ = run("deciding.pt", "--allow", "tests.test_verify.Deciding", "-o", "a.onnx")
+    assert code == 0, out

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from ceconv_convert import CEConv2d, ConversionError, convert, plan, verify
+from ceconv_convert import CEConv2d, ConversionError, convert, migrate_state_dict, plan, verify
 from ceconv_convert.errors import NothingToConvertError, RefusedLayerError, SpecError
 from ceconv_convert.modules import FORMS, TargetLayer
 from tests import foreign
@@ -314,3 +314,138 @@ def test_plan_prints():
     )
     assert text.splitlines()[1].split()[:8] == ["0", "lifting", "1→3", "3→2", "3×5", "1", "1×2", "conv3d"]
     assert "2 layers to conv3d" in text
+
+
+def trainable_lifting(rotations=3, matrix=None):
+    torch.manual_seed(0)
+    layer = CEConv2d(1, rotations, 3, 4, 3)
+    if matrix is not None:
+        layer.transformation_matrix.data = matrix
+    layer.transformation_matrix.requires_grad_(True)
+    return layer
+
+
+@pytest.mark.parametrize("matrix", [None, torch.eye(3)], ids=["color cycle", "identity"])
+def test_a_trainable_matrix_goes_on_learning(matrix):
+    layer = trainable_lifting(matrix=matrix)
+    converted = convert(layer)
+    x = torch.randn(2, 3, 7, 8)
+    for module in (layer, converted):
+        module(x).square().sum().backward()
+    expected = layer.transformation_matrix.grad
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(converted.transformation_matrix.grad, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("matrix", [None, torch.eye(3)], ids=["color cycle", "identity"])
+def test_the_matrix_alone_decides_how_a_state_dict_is_laid_out(matrix):
+    layer = trainable_lifting(matrix=matrix)
+    migrated = migrate_state_dict(layer.state_dict())
+    stack = convert(layer)
+    assert same_state(stack.state_dict(), migrated)
+    frozen = trainable_lifting(matrix=matrix).requires_grad_(False)
+    assert same_state(convert(frozen).state_dict(), migrated)
+    other = convert(trainable_lifting(matrix=torch.randn(3, 3)))
+    for target in (stack, convert(frozen), other):
+        target.load_state_dict(migrated, strict=True)
+        assert agree(target, layer, torch.randn(2, 3, 7, 8), bound=1e-6)
+
+
+@pytest.mark.parametrize("matrix", [None, torch.eye(3)], ids=["color cycle", "identity"])
+def test_a_circular_lifting_layer_takes_no_other_matrix(matrix):
+    converted = convert(trainable_lifting(matrix=matrix).requires_grad_(False))
+    state = migrate_state_dict(trainable_lifting(matrix=torch.randn(3, 3)).state_dict())
+    with pytest.raises(RuntimeError, match="transformation_matrix is not the color permutation"):
+        converted.load_state_dict(state)
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("separable", [False, True])
+def test_planes_are_features(form, separable):
+    """The published layer views its input: what lies in memory alike is the same to it."""
+    torch.manual_seed(0)
+    hidden = CEConv2d(4, 4, 2, 3, 3, separable=separable).double()
+    x = torch.randn(2, 2, 4, 7, 8, dtype=torch.float64)
+    for shape in ((2, 8, 7, 8), (2, 4, 2, 7, 8), (2, 2, 4, 7, 8)):
+        assert agree(convert(hidden, form), hidden, x.reshape(shape))
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("rotations", [3, 4])
+def test_colors_may_come_with_a_rotation_axis(form, rotations):
+    torch.manual_seed(0)
+    lifting = CEConv2d(1, rotations, 3, 3, 3).double()
+    x = torch.randn(2, 3, 7, 8, dtype=torch.float64)
+    for shape in ((2, 3, 7, 8), (2, 3, 1, 7, 8), (2, 1, 3, 7, 8)):
+        assert agree(convert(lifting, form), lifting, x.reshape(shape))
+
+
+class FlattenedFeatures(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lifting = CEConv2d(1, 3, 3, 2, 3)
+        self.hidden = CEConv2d(3, 3, 2, 4, 3)
+
+    def forward(self, x):
+        return self.hidden(self.lifting(x[:, None]).flatten(1, 2))
+
+
+@EVERY_FORM
+def test_a_network_that_flattens_its_features_passes(form):
+    model = FlattenedFeatures()
+    assert verify(model, convert(model, form)).passed
+
+
+def test_layers_of_one_weight_stay_so_beside_matrices_of_their_own():
+    first, second = CEConv2d(1, 3, 3, 4, 3), CEConv2d(1, 3, 3, 4, 3)
+    second.weight, second.bias = first.weight, first.bias
+    narrow, wide = CEConv2d(3, 3, 4, 4, 3, separable=False), CEConv2d(3, 5, 4, 4, 3, separable=False)
+    wide.weight = narrow.weight
+    model = nn.ModuleList([first, second, narrow, wide])
+    converted = convert(model)
+    assert converted[0].weight is converted[1].weight
+    assert converted[0].bias is converted[1].bias
+    assert converted[2].weight is converted[3].weight
+    assert converted[2].bias is not converted[3].bias
+    migrated = migrate_state_dict(model.state_dict())
+    assert migrated["0.weight"] is migrated["1.weight"]
+    assert migrated["2.weight"] is migrated["3.weight"]
+
+
+def test_trainable_matrices_of_one_weight_part_its_expansions():
+    first, second = trainable_lifting(), trainable_lifting()
+    second.weight = first.weight
+    converted = convert(nn.ModuleList([first, second]), "conv2d")
+    assert converted[0].weight is not converted[1].weight
+
+
+def test_a_block_with_rotations_of_its_own_is_no_layer():
+    model = foreign.Block(CEConv2d(3, 3, 2, 4, 3))
+    assert [row.name for row in plan(model)] == ["body.0"]
+    assert plan(convert(model)).converted == 1
+    assert agree(convert(model), model, torch.randn(2, 2, 3, 7, 8), bound=1e-6)
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("layer", [CEConv2d(1, 3, 3, 4, 3), CEConv2d(1, 4, 3, 4, 3), CEConv2d(3, 5, 2, 4, 3)])
+def test_who_asks_a_layer_for_its_channels_gets_the_same_answer(form, layer):
+    converted = convert(layer, form)
+    for name in ("in_channels", "out_channels", "in_rotations", "out_rotations"):
+        assert getattr(converted, name) == getattr(layer, name)
+
+
+def test_a_model_that_cannot_be_copied_is_one_sentence():
+    model = nn.Sequential(CEConv2d(1, 3, 3, 4, 3), foreign.Uncopyable())
+    with pytest.raises(ConversionError, match="the model cannot be copied .one of a kind.: convert"):
+        convert(model)
+    assert len(plan(convert(model, inplace=True))) == 0
+
+
+def test_a_default_dtype_of_float64_changes_nothing():
+    torch.manual_seed(0)
+    model = foreign.Network()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert not plan(model).refused
+    finally:
+        torch.set_default_dtype(torch.float32)

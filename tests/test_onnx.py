@@ -1,6 +1,7 @@
 """ONNX files: standard, as asked for, and the same numbers in ONNX Runtime and the reference evaluator."""
 
 import logging
+from functools import partial
 
 import numpy as np
 import onnx
@@ -11,10 +12,12 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from ceconv_convert import CEConv2d, convert, export_onnx, verify
+from ceconv_convert.api import write_judged_onnx
 from ceconv_convert.errors import ExportError, NothingToConvertError, OutputError
 from ceconv_convert.graph import OnnxRunner, check_file, export
 from ceconv_convert.graph.check import all_nodes
 from ceconv_convert.modules import FORMS
+from ceconv_convert.verification import gather
 from tests.support import golden_layers, relative, small_network
 
 EVERY_FORM = pytest.mark.parametrize("form", FORMS)
@@ -219,3 +222,69 @@ def test_past_the_protobuf_limit_weights_lie_beside_the_graph(tmp_path, monkeypa
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     x = torch.randn(1, 3, 20, 20)
     assert np.allclose(OnnxRunner(path)(x)[0], model(x).detach(), atol=1e-5)
+
+
+class Variadic(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = small_network()
+
+    def forward(self, *inputs, **options):
+        return self.inner(*inputs)
+
+
+WRAPPERS = {
+    "data parallel": nn.DataParallel,
+    "compiled": partial(torch.compile, backend="eager"),
+    "both": lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+    "compiled inside": lambda model: nn.Sequential(torch.compile(model, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_a_wrapped_network_is_exported_without_its_wrapper(tmp_path, wrap):
+    model = small_network()
+    file = onnx.load(exported(tmp_path, wrap(model)))
+    assert [value.name for value in file.graph.input] == ["input"]
+    x = torch.randn(3, 3, 20, 24)
+    (found,) = OnnxRunner(tmp_path / "model.onnx")(x)
+    assert relative(found, model(x)) < 1e-5
+
+
+def test_a_forward_pass_of_any_inputs_is_exported(tmp_path):
+    exported(tmp_path, Variadic())
+
+
+class Named(nn.Module):
+    """Its parameters have the names of the file's input and outputs."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.inner = small_network()
+        self.outputs = outputs
+        for name in ("input", "output", "output_0", "output_1"):
+            self.register_parameter(name, nn.Parameter(torch.randn(4)))
+
+    def forward(self, x):
+        y = self.inner(x) * self.input + self.output
+        return y if self.outputs == 1 else (y - self.output_0, y + self.output_1)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_parameters_named_as_the_ends_of_the_graph(tmp_path, outputs):
+    file = onnx.load(exported(tmp_path, Named(outputs)))
+    assert [value.name for value in file.graph.input] == ["input"]
+    expected = ["output"] if outputs == 1 else ["output_0", "output_1"]
+    assert [value.name for value in file.graph.output] == expected
+
+
+def test_what_is_wrong_with_dynamic_sizes_is_written_with_fixed_ones(tmp_path):
+    """torch exports this pooling for the example's size alone, and says nothing."""
+    model = nn.Sequential(*small_network()[:9], nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(20, 4))
+    evidence = gather(model)
+    axes, verdict = write_judged_onnx(evidence, convert(model), tmp_path / "a.onnx", opset=18)
+    assert verdict.passed
+    assert (axes.batch, axes.size) == (True, False)
+    assert "since with dynamic ones the exported file is wrong" in axes.reason
+    shape = onnx.load(tmp_path / "a.onnx").graph.input[0].type.tensor_type.shape
+    assert [axis.dim_param for axis in shape.dim] == ["batch", "", "", ""]

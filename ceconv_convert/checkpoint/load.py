@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ceconv_convert.checkpoint.pickles import read_pickle, read_unsafe
 from ceconv_convert.checkpoint.safetensors_files import read_safetensors, read_shards
 from ceconv_convert.checkpoint.skeleton import check_skeleton
 from ceconv_convert.errors import FOREIGN_FAILURES, SpecError, UnreadableInputError, first_line
+from ceconv_convert.modules import unwrapped
 
 _SHARD_INDEX = ".safetensors.index.json"
 _SAFETENSORS = (".safetensors", _SHARD_INDEX)
@@ -58,7 +60,7 @@ def load(
         if isinstance(found, nn.Module):
             check_skeleton(found)
             _check_sizes(found.state_dict(), path)
-            return found
+            return unwrapped(found)
         if isinstance(found, Weights):
             _check_sizes(found.tensors, path)
             return _assemble(found.tensors, _factory(model), arguments or {})
@@ -74,6 +76,12 @@ def _describe(content: object) -> str:
 
 
 def _read(path: Path, allow: Iterable[str], unsafe: bool) -> object:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise UnreadableInputError(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(mode):  # a pipe or a device may have no end
+        raise UnreadableInputError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
     if path.name.endswith(_SHARD_INDEX):
         return read_shards(path)
     if path.suffix == ".safetensors":

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ceconv_convert import architectures, layers
-from ceconv_convert.errors import UnreadableInputError
+from ceconv_convert.errors import FOREIGN_FAILURES, UnreadableInputError, first_line
 
 _OUR_LAYERS: dict[str, type] = {
     "CEConv2d": layers.CEConv2d,
@@ -56,7 +56,7 @@ def resolve(name: str) -> type | None:
     module_name, _, attribute = name.rpartition(".")
     if module_name in _PUBLISHED_MODULES:
         return _OUR_LAYERS.get(attribute)
-    if module_name.startswith("torch.nn.modules."):
+    if module_name.startswith(("torch.nn.modules.", "torch.nn.parallel.data_parallel")):
         found = getattr(sys.modules.get(module_name), attribute, None)
     elif module_name.startswith(_OUR_ROOMS):
         found = getattr(_ours(module_name), attribute, None)
@@ -98,9 +98,9 @@ def import_from(module_name: str, attribute: str, what: str) -> object:
     sys.path.append(here)
     try:
         found: object = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (*FOREIGN_FAILURES, SystemExit) as error:
         raise UnreadableInputError(
-            f"{what} cannot be imported: {error}; run where that module is installed"
+            f"{what} cannot be imported: {first_line(error)}; run where that module is installed"
         ) from error
     finally:
         sys.path.remove(here)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
-import pickletools
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
+from ceconv_convert.checkpoint import legacy
 from ceconv_convert.checkpoint.names import allowed_by_user, resolve
 from ceconv_convert.checkpoint.standin import StandIns
 from ceconv_convert.errors import UnreadableInputError, first_line
 
-_LEGACY_PICKLES = 5
-"""torch's format before zip: a magic number, a version, the system, the object, the names of its storages."""
-_LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+_CHUNK = 2**20
 
 _HARMLESS = frozenset(
     {
         "collections.OrderedDict",
         "torch._utils._rebuild_tensor_v2",
         "torch._utils._rebuild_parameter",
+        "torch.device",
         "torch.nn.parameter.Parameter",
         "__builtin__.set",
         "builtins.set",
@@ -58,7 +58,8 @@ def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
         UnreadableInputError: where the file is missing, damaged, or names what is not allowed.
     """
     try:
-        names = _names_in(path)
+        file = _open(path)
+        names = _names_in(file)
     except UnreadableInputError:
         raise
     except DAMAGE as error:
@@ -76,7 +77,7 @@ def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
     ]
     try:
         with torch.serialization.safe_globals(pairs):
-            found: object = torch.load(path, map_location="cpu", weights_only=True)
+            found: object = torch.load(file, map_location="cpu", weights_only=True)
     except DAMAGE as error:
         raise _damaged(path, error) from error
     stand_ins.restore()
@@ -96,55 +97,65 @@ def read_unsafe(path: Path) -> object:
     return found
 
 
-def _names_in(path: Path) -> list[str]:
-    """Every class and function that the file's pickle names and torch does not know to be harmless."""
+def _open(path: Path) -> Path | io.BytesIO:
+    """The file as torch's weights-only loading takes it: in the zip format, or the one before."""
     try:
         with path.open("rb") as file:
-            head = file.read(len(_LEGACY_MAGIC))
+            head = file.read(len(legacy.MAGIC))
     except OSError as error:
         raise UnreadableInputError(f"{path} cannot be read: {error.strerror}") from error
     if not head:
         raise UnreadableInputError(f"{path} is empty")
     if zipfile.is_zipfile(path):
         _check_archive(path)
-        return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    if head == _LEGACY_MAGIC:
-        return _names_in_legacy(path)
+        return path
+    if head == legacy.MAGIC:
+        return legacy.without_wrapped_classes(path)
     if head.startswith(b"PK"):
         raise UnreadableInputError(f"{path} is a truncated or damaged zip archive")
     raise UnreadableInputError(f"{path} is not a file that torch.save writes")
 
 
+def _names_in(file: Path | io.BytesIO) -> list[str]:
+    """Every class and function that the file's pickle names and torch does not know to be harmless."""
+    if isinstance(file, Path):
+        return list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    names = legacy.names_in(file)
+    file.seek(0)
+    return [name for name in names if not _is_harmless(name)]
+
+
 def _check_archive(path: Path) -> None:
-    """Refuse archives that unpack to more than they are: torch.save stores its entries as they are."""
+    """Refuse archives that unpack to more than they are, or whose checksums say that they are damaged.
+
+    torch.save stores its entries as they are. torch.load looks at no checksum, and a network hides a flipped
+    bit well.
+    """
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    for entry in entries:
-        if entry.compress_type != zipfile.ZIP_STORED:
+        for entry in entries:
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise UnreadableInputError(
+                    f"{path} has a compressed entry {entry.filename!r}: torch.save has none"
+                )
+        declared = sum(entry.file_size for entry in entries)
+        if declared > os.path.getsize(path):
             raise UnreadableInputError(
-                f"{path} has a compressed entry {entry.filename!r}: torch.save has none"
+                f"{path} declares {declared} bytes, more than it has: damaged, or a bomb"
             )
-    declared = sum(entry.file_size for entry in entries)
-    if declared > os.path.getsize(path):
-        raise UnreadableInputError(f"{path} declares {declared} bytes, more than it has: damaged, or a bomb")
-
-
-def _names_in_legacy(path: Path) -> list[str]:
-    names: dict[str, None] = {}
-    with path.open("rb") as file:
-        for _ in range(_LEGACY_PICKLES):
-            for opcode, argument, _position in pickletools.genops(file):
-                if opcode.name == "GLOBAL":
-                    names[str(argument).replace(" ", ".")] = None
-    return [name for name in names if not _is_harmless(name)]
+        for entry in entries:
+            if entry.CRC != 0:  # torch can be told to write none
+                with archive.open(entry) as content:
+                    while content.read(_CHUNK):
+                        pass  # at its end zipfile compares the checksum
 
 
 def _is_harmless(name: str) -> bool:
     """Whether torch's weights-only loading allows a name of a state dict without being asked."""
     module_name, _, attribute = name.rpartition(".")
-    if module_name == "torch":
-        return attribute.endswith("Storage") or isinstance(getattr(torch, attribute, None), torch.dtype)
-    return name in _HARMLESS
+    if module_name == "torch" and isinstance(getattr(torch, attribute, None), torch.dtype):
+        return True
+    return name in _HARMLESS or (module_name == "torch" and attribute.endswith("Storage"))
 
 
 def _damaged(path: Path, error: BaseException) -> UnreadableInputError:

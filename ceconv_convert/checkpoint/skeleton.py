@@ -53,6 +53,9 @@ def _count_paths(
 
 def _problem(module: nn.Module) -> str | None:
     attributes = vars(module)
+    nameless = next((name for name in attributes if not isinstance(name, str)), None)
+    if nameless is not None:
+        return f"its attribute {nameless!r} has no name"
     for registry, kind, what in _REGISTRIES:
         members = attributes.get(registry)
         if not isinstance(members, dict):

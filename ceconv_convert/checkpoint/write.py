@@ -48,16 +48,17 @@ class Staging:
         self._clear()
 
     def path_for(self, output: Path) -> Path:
-        """Where to write what becomes ``output``.
+        """Where to write what becomes ``output``, or the file that it links to.
 
         Raises:
             OutputError: where ``output`` exists (without ``force``) or its folder cannot be written.
         """
         check_output(output, force=self._force)
+        target = real_path(output)
         with _naming(output):
-            folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        self._folders[output] = folder
-        return folder / output.name
+            folder = Path(tempfile.mkdtemp(prefix=".ceconv-convert.", dir=target.parent))
+        self._folders[target] = folder
+        return folder / target.name
 
     def commit(self) -> None:
         """Flush every file, then move all into place.
@@ -89,15 +90,24 @@ class Staging:
         self._folders.clear()
 
 
+def real_path(path: Path) -> Path:
+    """The file that ``path`` names, through every link; it need not exist."""
+    return Path(os.path.realpath(path))
+
+
 def check_output(output: Path, *, force: bool = False) -> None:
     """Raise OutputError where ``output`` cannot or must not be written."""
-    if output.is_dir():
-        raise OutputError(f"{output} is a folder: give a file name")
-    if not output.parent.is_dir():
+    with _naming(output):
+        exists = os.path.lexists(output)
+        if output.exists() and not output.is_file():
+            kind = "a folder" if output.is_dir() else "no regular file"
+            raise OutputError(f"{output} is {kind}: give a file name")
+    target = real_path(output)
+    if not target.parent.is_dir():
         raise OutputError(f"{output} cannot be written: there is no folder {output.parent}")
-    if not os.access(output.parent, os.W_OK | os.X_OK):
+    if not os.access(target.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{output} cannot be written: no permission in {output.parent}")
-    if output.exists() and not force:
+    if exists and not force:
         raise OutputError(f"{output} exists: pass --force to overwrite it")
 
 

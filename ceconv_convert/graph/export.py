@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ceconv_convert.errors import ExportError, OutputError, first_line
 from ceconv_convert.graph.quiet import quiet
 from ceconv_convert.graph.tidy import forget_origin, name_ends
-from ceconv_convert.modules import copy_model
+from ceconv_convert.modules import copy_model, unwrapped
 
 DEFAULT_OPSET = 18
 """The oldest opset that torch's exporter writes without conversion: the most runtimes read it."""
@@ -62,7 +62,7 @@ def write_onnx(
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= opset <= newest:
         raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
-    module = _unwrapped(copy_model(model).eval())
+    module = unwrapped(copy_model(model).eval())
     reason = None
     try:
         _export(module, path, example, opset, size=dynamic_size)
@@ -122,17 +122,6 @@ def _dynamic_shapes(module: nn.Module, axes: dict[int, Any]) -> tuple[Any, ...]:
     first = next(iter(inspect.signature(module.forward).parameters.values()), None)
     variadic = first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
     return ((axes,),) if variadic else (axes,)
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The network inside the wrappers of data parallelism and compilation, which a file has no use for."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(module, wrappers) or "_orig_mod" in module._modules:
-        inner = module.module if isinstance(module, wrappers) else module._modules["_orig_mod"]
-        if not isinstance(inner, nn.Module):
-            break
-        module = inner
-    return module
 
 
 def _explain(error: BaseException) -> str:

@@ -4,5 +4,6 @@ from ceconv_convert.modules.copying import copy_model
 from ceconv_convert.modules.forms import FORMS, Form, form_named
 from ceconv_convert.modules.replace import replace_modules
 from ceconv_convert.modules.target import TargetLayer
+from ceconv_convert.modules.wrappers import unwrapped
 
-__all__ = ["FORMS", "Form", "TargetLayer", "copy_model", "form_named", "replace_modules"]
+__all__ = ["FORMS", "Form", "TargetLayer", "copy_model", "form_named", "replace_modules", "unwrapped"]

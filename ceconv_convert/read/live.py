@@ -93,8 +93,8 @@ def read_layer(module: nn.Module) -> LayerReading | Refusal:
         return Refusal("its tensors are on the meta device and have no numbers: load the weights first")
     if is_ours(module):
         return reading
-    # The published layer runs in float32 alone, whatever its parameters' dtype.
-    trial = copy_model(module).to("cpu", torch.float32).eval()
+    # The published layer runs in the default dtype alone, whatever its parameters' dtype.
+    trial = copy_model(module).to("cpu", torch.get_default_dtype()).eval()
     difference = disagreement(trial, _read(trial).spec)
     return reading if difference is None else Refusal(difference)
 

@@ -17,13 +17,13 @@ def disagreement(layer: nn.Module, spec: KernelSpec) -> str | None:
     """None where ``layer.forward`` on a small random input agrees with the spec; else the reason.
 
     Args:
-        layer: in float32, on the CPU, in eval mode.
+        layer: in the default dtype, on the CPU, in eval mode.
         spec: what the layer's parameters say.
     """
     kernel_rows, kernel_columns = spec.kernel_size
     rotations = [] if spec.kind == "lifting" else [spec.in_rotations]
     shape = [2, spec.in_channels, *rotations, kernel_rows + 3, kernel_columns + 4]
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=spec.dtype)
     exact = spec.map(lambda tensor: tensor.detach().double())
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         expected = evaluate(exact, x.double())

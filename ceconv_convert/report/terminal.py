@@ -31,6 +31,13 @@ _RIGHT = frozenset({"before", "after"})
 _TABLE_WIDTH = 160
 
 
+class _Console(Console):
+    """rich's, which would end the program itself where nobody reads on."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Terminal:
     """Where the command line prints.
 
@@ -40,8 +47,8 @@ class Terminal:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._out = Console(highlight=False, soft_wrap=True)
-        self._err = Console(stderr=True, highlight=False)
+        self._out = _Console(highlight=False, soft_wrap=True)
+        self._err = _Console(stderr=True, highlight=False)
 
     def line(self, text: str) -> None:
         """A line of information."""
@@ -60,7 +67,7 @@ class Terminal:
         for row in plan:
             table.add_row(*map(Text, row_as_cells(row)), style="red" if row.refusal else None)
         # A narrow terminal wraps a long row; cutting it would lose what it says.
-        Console(highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
+        _Console(highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
         for refusal in refusals(plan):
             self._out.print(Text(refusal, style="red"))
         self.line(totals(plan))

@@ -29,14 +29,14 @@ def make_referee(model: nn.Module) -> tuple[nn.Module, dict[str, KernelSpec]]:
 def make_original(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in eval mode that runs in its own dtype.
 
-    The published layer's forward pass runs in float32 alone. In another dtype a layer of a class that is not
-    ours computes what its parameters say, which reading it has made sure of.
+    The published layer's forward pass runs in the default dtype alone. In another dtype a layer of a class
+    that is not ours computes what its parameters say, which reading it has made sure of.
     """
     original = copy_model(model).eval()
     for site in find_sites(original):
         if isinstance(site.reading, Refusal) or is_ours(site.module):
             continue
-        if site.reading.spec.dtype != torch.float32:
+        if site.reading.spec.dtype != torch.get_default_dtype():
             _close(site.module, site.reading.spec)
     return original
 

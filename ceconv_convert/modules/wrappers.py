@@ -1,0 +1,21 @@
+"""What training wraps around a network and deployment has no use for."""
+
+from __future__ import annotations
+
+from torch import nn
+
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside the wrappers of data parallelism and compilation, if there are any.
+
+    >>> unwrapped(nn.DataParallel(nn.ReLU()))
+    ReLU()
+    """
+    while True:
+        name = "module" if isinstance(module, _PARALLEL) else "_orig_mod"
+        inner = module._modules.get(name)
+        if inner is None:
+            return module
+        module = inner
