@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from ceconv_convert.errors import ConversionError
 
 if TYPE_CHECKING:
-    from ceconv_convert.api import convert, export_onnx, load, migrate_state_dict, plan, verify
+    from ceconv_convert.api import (
+        convert,
+        export_onnx,
+        load,
+        migrate_checkpoint,
+        migrate_state_dict,
+        plan,
+        verify,
+    )
     from ceconv_convert.layers import (
         CEConv2D,
         CEConv2d,
@@ -32,18 +40,21 @@ __all__ = [
     "convert",
     "export_onnx",
     "load",
+    "migrate_checkpoint",
     "migrate_state_dict",
     "plan",
     "verify",
 ]
 
-_API = frozenset({"convert", "export_onnx", "load", "migrate_state_dict", "plan", "verify"})
+_LAYERS = frozenset(
+    {"CEConv2D", "CEConv2d", "GroupCosetAvgPool", "GroupCosetMaxPool", "GroupMaxPool2d"},
+)
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = "ceconv_convert.api" if name in _API else "ceconv_convert.layers"
+    room = "ceconv_convert.layers" if name in _LAYERS else "ceconv_convert.api"
     value = getattr(importlib.import_module(room), name)
     globals()[name] = value
     return value

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
-from ceconv_convert.checkpoint import Staging, load, migrate_state_dict
+from ceconv_convert.checkpoint import Staging, load, migrate_checkpoint, migrate_state_dict, provenance
 from ceconv_convert.errors import NothingToConvertError, VerificationError
-from ceconv_convert.graph import DEFAULT_OPSET, Axes, OnnxRunner, check_dtype, check_file, write_onnx
-from ceconv_convert.rewrite import convert, plan
-from ceconv_convert.verification import Evidence, Verdict, gather, judge, judge_module
+from ceconv_convert.graph import (
+    DEFAULT_OPSET,
+    Axes,
+    OnnxRunner,
+    check_dtype,
+    check_file,
+    write_metadata,
+    write_onnx,
+)
+from ceconv_convert.rewrite import convert, plan, row_as_data
+from ceconv_convert.verification import Evidence, Verdict, gather, judge, judge_module, verdict_as_data
 from ceconv_convert.verification.evidence import Progress
 
 __all__ = [
@@ -19,6 +28,7 @@ __all__ = [
     "export_onnx",
     "judge_onnx",
     "load",
+    "migrate_checkpoint",
     "migrate_state_dict",
     "plan",
     "verify",
@@ -107,7 +117,12 @@ def export_onnx(
                 raise
             converted = model
         evidence = gather(model, input_shape, seed=seed)
-        _, verdict = write_judged_onnx(evidence, converted, staged, opset=opset)
+        rows = [row_as_data(row) for row in plan(model, form)]
+
+        def record(verdict: Verdict) -> provenance.Record:
+            return provenance.record(type(model).__name__, None, form, rows, verdict_as_data(verdict))
+
+        _, verdict = write_judged_onnx(evidence, converted, staged, opset=opset, record=record)
         if not verdict.passed:
             raise VerificationError(f"nothing was written: {verdict}")
         staging.commit()
@@ -115,9 +130,27 @@ def export_onnx(
 
 
 def write_judged_onnx(
-    evidence: Evidence, converted: nn.Module, path: Path, *, opset: int, progress: Progress | None = None
+    evidence: Evidence,
+    converted: nn.Module,
+    path: Path,
+    *,
+    opset: int,
+    record: Callable[[Verdict], provenance.Record],
+    progress: Progress | None = None,
 ) -> tuple[Axes, Verdict]:
-    """Write an ONNX file, have the checker look at it, and judge it in ONNX Runtime."""
+    """Write an ONNX file, check it, judge it in ONNX Runtime, and note in it where it comes from.
+
+    Where it is wrong with dynamic image sizes, it is written with a fixed one.
+    """
+    axes, verdict = _write_and_judge(evidence, converted, path, opset, progress)
+    if verdict.passed:
+        write_metadata(path, {provenance.KEY: provenance.as_text(record(verdict))})
+    return axes, verdict
+
+
+def _write_and_judge(
+    evidence: Evidence, converted: nn.Module, path: Path, opset: int, progress: Progress | None
+) -> tuple[Axes, Verdict]:
     check_dtype(evidence.dtype)
     example = evidence.inputs[1]  # a batch of 2
     dynamic = evidence.fixed_size is None

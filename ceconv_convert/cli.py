@@ -26,7 +26,7 @@ PASSED, FAILED, UNUSABLE, NOTHING = range(4)
 _SIGNALLED, _SIGPIPE = 128, 13
 """As shells do: a run that a signal ended exits with 128 and its number."""
 
-_SUFFIXES = (".pt", ".pth", ".safetensors", ".onnx")
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors", ".onnx")
 
 
 def _parse_shape(
@@ -68,8 +68,9 @@ def _parse_arguments(
     metavar="OUT",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Where to write; may be given several times. The suffix decides: .pt and .pth (the module), "
-    ".safetensors (its state dict), .onnx.  [default: MODEL.FORM.pt beside MODEL]",
+    help="Where to write; may be given several times. The suffix decides: .pt, .pth, .ckpt and .tar (the "
+    "module, or the checkpoint with migrated weights), .safetensors (the weights), .onnx.  "
+    "[default: MODEL.FORM.pt]",
 )
 @click.option(
     "--form",

@@ -1,16 +1,36 @@
-"""Containers in and out: safe loading, atomic writing."""
+"""Containers in and out: safe loading, migration, atomic writing."""
 
-from ceconv_convert.checkpoint.load import load
+from ceconv_convert.checkpoint import provenance
+from ceconv_convert.checkpoint.load import build_network, load
 from ceconv_convert.checkpoint.migrate import migrate_state_dict
+from ceconv_convert.checkpoint.migrate_file import (
+    Migrated,
+    check_same,
+    migrate_checkpoint,
+    migrate_content,
+    save_migrated,
+)
 from ceconv_convert.checkpoint.save import save_module, save_tensors
-from ceconv_convert.checkpoint.write import Staging, check_output, real_path
+from ceconv_convert.checkpoint.source import Source, is_checkpoint, read_source
+from ceconv_convert.checkpoint.write import Staging, check_not_input, check_output, real_path
 
 __all__ = [
+    "Migrated",
+    "Source",
     "Staging",
+    "build_network",
+    "check_not_input",
     "check_output",
+    "check_same",
+    "is_checkpoint",
     "load",
+    "migrate_checkpoint",
+    "migrate_content",
     "migrate_state_dict",
+    "provenance",
+    "read_source",
     "real_path",
+    "save_migrated",
     "save_module",
     "save_tensors",
 ]

@@ -7,8 +7,10 @@ names them as torchvision does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -24,6 +26,8 @@ _NESTS = (
     "weights",
 )
 """Where weights are found, the likeliest first."""
+_DEEPEST = 4
+"""Containers nest weights once or twice."""
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 _TORCHVISION = (("downsample", "shortcut"), ("fc", "linear"))
 
@@ -56,6 +60,36 @@ def find_weights(found: object) -> Weights | nn.Module | None:
         if inner is not None:
             return inner
     return None
+
+
+def find_copies(found: object, weights: Weights) -> list[Weights]:
+    """``weights`` and every other state dict in a container with the same keys: averages of them, mostly."""
+    wanted = without_prefix(weights.tensors).keys()
+    return [
+        other
+        for other in _state_dicts(found, ())
+        if other.nest == weights.nest or wanted <= without_prefix(other.tensors).keys()
+    ]
+
+
+def _state_dicts(found: object, nest: tuple[str, ...]) -> Iterator[Weights]:
+    if not isinstance(found, Mapping) or not found or not all(isinstance(key, str) for key in found):
+        return
+    if all(isinstance(value, Tensor) for value in found.values()):
+        yield Weights(found, nest)
+    elif len(nest) < _DEEPEST:
+        for key, value in found.items():
+            yield from _state_dicts(value, (*nest, key))
+
+
+def with_item(found: Mapping[str, Any], nest: tuple[str, ...], item: object) -> Mapping[str, Any]:
+    """A container with another item at ``nest``; what is on the way there is copied, the rest shared."""
+    if not nest:
+        raise ValueError("a nest has at least one key")
+    changed = dict(found) if type(found) is dict else copy.copy(found)
+    inner = item if len(nest) == 1 else with_item(found[nest[0]], nest[1:], item)
+    cast(dict[str, Any], changed)[nest[0]] = inner
+    return changed
 
 
 def common_prefix(keys: Mapping[str, Tensor]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,11 @@ from torch import Tensor, nn
 from ceconv_convert.architectures.recognize import recognize
 from ceconv_convert.checkpoint.container import Weights, find_weights, published_keys, without_prefix
 from ceconv_convert.checkpoint.names import import_from
-from ceconv_convert.checkpoint.pickles import read_pickle, read_unsafe
-from ceconv_convert.checkpoint.safetensors_files import read_safetensors, read_shards
+from ceconv_convert.checkpoint.safetensors_files import is_safetensors
 from ceconv_convert.checkpoint.skeleton import check_skeleton
+from ceconv_convert.checkpoint.source import Source, read_source
 from ceconv_convert.errors import FOREIGN_FAILURES, SpecError, UnreadableInputError, first_line
 from ceconv_convert.modules import unwrapped
-
-_SHARD_INDEX = ".safetensors.index.json"
-_SAFETENSORS = (".safetensors", _SHARD_INDEX)
 
 
 def load(
@@ -53,40 +49,37 @@ def load(
         UnreadableInputError: for a file that is missing, damaged, no network that is known, or names other
             classes, all of which the message lists.
     """
-    path = Path(path)
-    content = _read(path, allow, unsafe)
-    found = find_weights(content)
+    return build_network(read_source(Path(path), allow, unsafe=unsafe), model=model, arguments=arguments)
+
+
+def build_network(
+    source: Source,
+    *,
+    model: str | Callable[..., nn.Module] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The network that a file held; see ``load``."""
+    found = find_weights(source.content)
     try:
         if isinstance(found, nn.Module):
             check_skeleton(found)
-            _check_sizes(found.state_dict(), path)
+            _check_sizes(found.state_dict(), source.path)
             return unwrapped(found)
         if isinstance(found, Weights):
-            _check_sizes(found.tensors, path)
+            _check_sizes(found.tensors, source.path)
             return _assemble(found.tensors, _factory(model), arguments or {})
     except (UnreadableInputError, SpecError) as error:
-        raise UnreadableInputError(f"{path}: {error}") from error
-    raise UnreadableInputError(f"{path} holds {_describe(content)}: neither a module nor weights")
+        raise UnreadableInputError(f"{source.path}: {error}") from error
+    raise UnreadableInputError(
+        f"{source.path} holds {describe(source.content)}: neither a module nor weights"
+    )
 
 
-def _describe(content: object) -> str:
+def describe(content: object) -> str:
+    """What a file holds, in words."""
     if isinstance(content, Mapping):
         return f"a dict with the keys {', '.join(map(str, content))[:200]}" if content else "an empty dict"
     return f"a {type(content).__name__}"
-
-
-def _read(path: Path, allow: Iterable[str], unsafe: bool) -> object:
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise UnreadableInputError(f"{path} cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(mode):  # a pipe or a device may have no end
-        raise UnreadableInputError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
-    if path.name.endswith(_SHARD_INDEX):
-        return read_shards(path)
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    return read_unsafe(path) if unsafe else read_pickle(path, list(allow))
 
 
 def _factory(model: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Module] | None:
@@ -139,7 +132,7 @@ def _build(factory: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> n
 
 def _check_sizes(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Refuse tensors that are larger than the file they come from: views that would unpack to any size."""
-    if path.name.endswith(_SAFETENSORS):
+    if is_safetensors(path):
         return  # the format knows no views
     size = path.stat().st_size
     for key, tensor in tensors.items():

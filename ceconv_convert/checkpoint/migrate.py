@@ -43,10 +43,7 @@ def migrate_state_dict(
     >>> [(key, list(tensor.shape)) for key, tensor in migrate_state_dict(state).items()]
     [('weight', [8, 4, 3, 3, 3]), ('bias', [8])]
     """
-    if to not in ("conv3d", "ceconv"):
-        raise StateDictError(f"to is 'conv3d' or 'ceconv', found {to!r}")
-    layers = find_layers(state, hidden)
-    _check_direction(layers, to)
+    layers = layers_to_migrate(state, to, hidden)
     migrated: OrderedDict[str, Tensor] = OrderedDict(state)
     if hasattr(state, "_metadata"):
         vars(migrated)["_metadata"] = state._metadata  # module versions, which torch keeps beside the tensors
@@ -54,20 +51,42 @@ def migrate_state_dict(
     for layer in layers:
         key = (_identity(layer.weight), _identity(layer.pointwise), _layout(layer.matrix))
         if key not in made:
-            made[key] = _forth(layer) if to == "conv3d" else _back(layer)
+            made[key] = moved(layer, effective_weight(layer), to).clone(memory_format=torch.contiguous_format)
         migrated[f"{layer.name}weight"] = made[key]
         migrated.pop(f"{layer.name}pointwise_weight", None)
     return migrated
 
 
-def _forth(layer: TensorLayer) -> Tensor:
-    weight = layer.weight if layer.pointwise is None else layer.pointwise * layer.weight
-    moved = to_circular(weight) if layer.matrix is None else lifting_conv3d_weight(weight, layer.matrix)
-    return moved.clone(memory_format=torch.contiguous_format)
+def layers_to_migrate(
+    state: Mapping[str, Tensor], to: Direction, hidden: Collection[str] | None = None
+) -> list[TensorLayer]:
+    """The layers of ``state``, which are not in the form asked for.
+
+    Only the numbers of color matrices are looked at; other tensors may be on the meta device.
+
+    Raises:
+        StateDictError, NothingToConvertError: as ``migrate_state_dict`` does.
+    """
+    if to not in ("conv3d", "ceconv"):
+        raise StateDictError(f"to is 'conv3d' or 'ceconv', found {to!r}")
+    layers = find_layers(state, hidden)
+    _check_direction(layers, to)
+    return layers
 
 
-def _back(layer: TensorLayer) -> Tensor:
-    return from_conv3d_weight(layer.weight, layer.matrix).clone(memory_format=torch.contiguous_format)
+def effective_weight(layer: TensorLayer) -> Tensor:
+    """The weight, with the factors of a separable layer multiplied."""
+    return layer.weight if layer.pointwise is None else layer.pointwise * layer.weight
+
+
+def moved(layer: TensorLayer, tensor: Tensor, to: Direction) -> Tensor:
+    """``tensor``, of the shape of the layer's effective weight, as it is laid out in the other form.
+
+    A bijection that moves numbers and changes none: what an optimizer remembers of each number goes along.
+    """
+    if to == "ceconv":
+        return from_conv3d_weight(tensor, layer.matrix)
+    return to_circular(tensor) if layer.matrix is None else lifting_conv3d_weight(tensor, layer.matrix)
 
 
 def _check_direction(layers: list[TensorLayer], to: Direction) -> None:

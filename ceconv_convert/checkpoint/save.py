@@ -1,8 +1,10 @@
-"""Write a converted model."""
+"""Write modules, checkpoints and tensors."""
 
 from __future__ import annotations
 
+import copy
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,23 +12,33 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ceconv_convert.checkpoint.provenance import KEY, Record, as_text
 from ceconv_convert.errors import OutputError, first_line
 
 
-def save_module(model: nn.Module, path: Path) -> None:
-    """The whole module, as ``torch.save`` does; ``load`` reads it back.
+def save_module(model: nn.Module, path: Path, made: Record | None = None) -> None:
+    """A whole module, with its record as an attribute; ``load`` reads it back. ``model`` is not changed."""
+    annotated = copy.copy(model)
+    if made is not None:
+        vars(annotated)[KEY] = made
+    save_object(annotated, path)
+
+
+def save_object(thing: object, path: Path) -> None:
+    """A module, or a checkpoint, as ``torch.save`` does; ``load`` reads it back.
 
     Raises:
         OutputError: where it cannot be written.
     """
     try:
-        torch.save(model, path)
+        with path.open("wb") as file:  # torch's own file may fail once more when it is closed
+            torch.save(thing, file)
     except (OSError, RuntimeError, AttributeError, TypeError, pickle.PicklingError) as error:
-        raise OutputError(f"the module cannot be written to {path}: {first_line(error)}") from error
+        raise OutputError(f"{path.name} cannot be written: {first_line(error)}") from error
 
 
-def save_tensors(model: nn.Module, path: Path) -> None:
-    """The state dict as safetensors.
+def save_tensors(state: Mapping[str, Tensor], path: Path, made: Record | None = None) -> None:
+    """A state dict as safetensors, with its record in the metadata.
 
     Tensors that share memory are written once each: the format knows no sharing.
 
@@ -35,11 +47,11 @@ def save_tensors(model: nn.Module, path: Path) -> None:
     """
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state.items():
         storage = tensor.untyped_storage().data_ptr()
         tensors[name] = tensor.clone() if storage in seen else tensor.contiguous()
         seen.add(storage)
     try:
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_file(tensors, path, metadata={"format": "pt"} | ({KEY: as_text(made)} if made else {}))
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"the state dict cannot be written to {path}: {first_line(error)}") from error
+        raise OutputError(f"{path.name} cannot be written: {first_line(error)}") from error

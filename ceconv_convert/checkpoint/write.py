@@ -111,6 +111,14 @@ def check_output(output: Path, *, force: bool = False) -> None:
         raise OutputError(f"{output} exists: pass --force to overwrite it")
 
 
+def check_not_input(output: Path, source: Path) -> None:
+    """Raise OutputError where ``output`` is the file that is read, by whatever name."""
+    target, read = real_path(output), real_path(source)
+    with _naming(output):
+        if target == read or (target.exists() and read.exists() and target.samefile(read)):
+            raise OutputError(f"{output} is the input: give another name")
+
+
 @contextlib.contextmanager
 def _naming(output: Path) -> Iterator[None]:
     """Turn what the operating system refuses into a sentence about ``output``."""

@@ -2,6 +2,15 @@
 
 from ceconv_convert.graph.check import check_file
 from ceconv_convert.graph.export import DEFAULT_OPSET, Axes, write_onnx
+from ceconv_convert.graph.metadata import write_metadata
 from ceconv_convert.graph.runtime import OnnxRunner, check_dtype
 
-__all__ = ["DEFAULT_OPSET", "Axes", "OnnxRunner", "check_dtype", "check_file", "write_onnx"]
+__all__ = [
+    "DEFAULT_OPSET",
+    "Axes",
+    "OnnxRunner",
+    "check_dtype",
+    "check_file",
+    "write_metadata",
+    "write_onnx",
+]

@@ -68,7 +68,7 @@ def _rotations(layers: list[TensorLayer]) -> set[int]:
     turns = {rotations_of(layer.matrix) for layer in layers if layer.matrix is not None}
     depths |= {rotations for rotations in turns if rotations is not None}
     if not depths:
-        depths = {layer.weight.shape[2] for layer in layers[:2] if layer.kind == "hidden"}
+        depths = set([layer.weight.shape[2] for layer in layers if layer.kind == "hidden"][:1])
     return depths - {1}
 
 

@@ -58,6 +58,17 @@ def row_as_cells(row: PlanRow) -> tuple[str, ...]:
     )
 
 
+def row_as_data(row: PlanRow) -> dict[str, object]:
+    """A row of the plan as plain data, for reports and records."""
+    fields = ("rotations", "channels", "kernel_size", "stride", "padding")
+    shapes = {name: _listed(getattr(row, name)) for name in fields}
+    return {"name": row.name, "aliases": list(row.aliases), "kind": row.kind, **shapes, "form": row.form}
+
+
+def _listed(value: object) -> object:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
+
+
 def refusals(plan: Plan) -> list[str]:
     """A line for each refused layer."""
     return [f"{row.name or '(root)'} is refused: {row.refusal}" for row in plan.refused]

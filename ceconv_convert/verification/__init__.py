@@ -2,7 +2,14 @@
 
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.judge import judge, judge_module
-from ceconv_convert.verification.verdict import Case, LayerCheck, Measure, Verdict, verdict_as_line
+from ceconv_convert.verification.verdict import (
+    Case,
+    LayerCheck,
+    Measure,
+    Verdict,
+    verdict_as_data,
+    verdict_as_line,
+)
 
 __all__ = [
     "Case",
@@ -13,5 +20,6 @@ __all__ = [
     "gather",
     "judge",
     "judge_module",
+    "verdict_as_data",
     "verdict_as_line",
 ]

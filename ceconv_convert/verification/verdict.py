@@ -131,6 +131,20 @@ class Verdict:
         return verdict_as_line(self)
 
 
+def verdict_as_data(verdict: Verdict) -> dict[str, object]:
+    """A verdict as plain data, for reports and records."""
+    return {
+        "candidate": verdict.candidate,
+        "passed": verdict.passed,
+        "problem": verdict.problem,
+        "error": verdict.worst.error,
+        "original_error": verdict.worst.original_error,
+        "tolerance": verdict.worst.tolerance,
+        "inputs": len({case.shape for case in verdict.cases}),
+        "layers": len(verdict.layers),
+    }
+
+
 def verdict_as_line(*verdicts: Verdict) -> str:
     """One line: what was judged, how it came out, and by how much. The first failure speaks for all."""
     for verdict in verdicts:

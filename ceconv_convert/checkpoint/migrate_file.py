@@ -1,0 +1,275 @@
+"""File → file: the weights of a checkpoint in the other form, and everything else as it was."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ceconv_convert.checkpoint import provenance
+from ceconv_convert.checkpoint.container import (
+    Weights,
+    find_copies,
+    find_weights,
+    published_keys,
+    with_item,
+    without_prefix,
+)
+from ceconv_convert.checkpoint.load import describe
+from ceconv_convert.checkpoint.migrate import (
+    Direction,
+    effective_weight,
+    layers_to_migrate,
+    migrate_state_dict,
+    moved,
+)
+from ceconv_convert.checkpoint.optimizer import carry_over, is_optimizer
+from ceconv_convert.checkpoint.safetensors_files import (
+    Stored,
+    bytes_of,
+    is_safetensors,
+    open_stored,
+    write_stored,
+)
+from ceconv_convert.checkpoint.save import save_object, save_tensors
+from ceconv_convert.checkpoint.source import files_of, read_source, sha256_of, unchanged
+from ceconv_convert.checkpoint.write import Staging, check_not_input
+from ceconv_convert.errors import StateDictError, UnreadableInputError, VerificationError
+from ceconv_convert.read.tensors import TensorLayer
+
+
+@dataclass(frozen=True, eq=False)
+class Migrated:
+    """A checkpoint's content in the other form.
+
+    Attributes:
+        content: the container, or the state dict itself.
+        nest: the keys that lead to the weights.
+        layers: of the weights, before the migration.
+        notes: a line on each thing that is not simply kept.
+    """
+
+    content: Mapping[str, Any]
+    nest: tuple[str, ...]
+    layers: tuple[TensorLayer, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The migrated weights."""
+        found: Any = self.content
+        for key in self.nest:
+            found = found[key]
+        weights: Mapping[str, Tensor] = found
+        return weights
+
+
+def migrate_checkpoint(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    to: Direction = "conv3d",
+    hidden: Collection[str] | None = None,
+    allow: Iterable[str] = (),
+    unsafe: bool = False,
+    force: bool = False,
+) -> list[str]:
+    """Migrate the weights in a file, without model code; the container around them is kept.
+
+    Epoch, hyper-parameters and other keys stay as they are. Copies of the weights (averages) go along.
+    An optimizer's state moves with its weights; that of a separable layer's factors is dropped. From
+    safetensors to safetensors no more than a layer is in memory at a time.
+
+    Args:
+        source: a checkpoint in torch's formats, or safetensors (or the index of its shards).
+        target: the file to write: ``.safetensors`` takes the weights alone, any other suffix the container.
+        to: ``conv3d``, or ``ceconv`` for the way back.
+        hidden: see ``migrate_state_dict``.
+        allow: further classes that the file may name, ``package.module.Class``.
+        unsafe: run whatever the file's pickle says.
+        force: overwrite ``target``.
+
+    Returns:
+        A line on each thing that is not simply kept.
+
+    Raises:
+        UnreadableInputError: for a file that is missing, damaged or holds no weights.
+        StateDictError, NothingToConvertError: as ``migrate_state_dict`` does.
+        OutputError: where ``target`` exists, is the source, or cannot be written.
+    """
+    path, output = Path(source), Path(target)
+    check_not_input(output, path)
+    with Staging(force=force) as staging:
+        staged = staging.path_for(output)
+        if is_safetensors(path) and is_safetensors(output):
+            notes: list[str] = []
+            _stream(path, staged, to, hidden)
+        else:
+            found = read_source(path, allow, unsafe=unsafe)
+            try:
+                migrated = migrate_content(found.content, to, hidden)
+            except UnreadableInputError as error:
+                raise UnreadableInputError(f"{path}: {error}") from error
+            made = provenance.record(path.name, found.sha256, to, map(layer_as_data, migrated.layers), None)
+            notes = save_migrated(migrated, staged, made)
+        staging.commit()
+    return notes
+
+
+def migrate_content(
+    content: object, to: Direction = "conv3d", hidden: Collection[str] | None = None
+) -> Migrated:
+    """What a checkpoint holds, migrated; ``content`` is not changed.
+
+    Args:
+        content: a container, or a state dict.
+        to: ``conv3d`` or ``ceconv``.
+        hidden: names of hidden layers, as the file has them or as the network does.
+
+    Raises:
+        UnreadableInputError: where it holds no weights.
+        StateDictError, NothingToConvertError: as ``migrate_state_dict`` does.
+    """
+    weights = find_weights(content)
+    if isinstance(weights, nn.Module):
+        raise UnreadableInputError("it holds a whole module, not weights: convert that instead")
+    if weights is None or not isinstance(content, Mapping):
+        raise UnreadableInputError(f"it holds {describe(content)}: no weights")
+    layers = tuple(layers_to_migrate(weights.tensors, to, _hidden_of(weights, hidden)))
+    migrated: Mapping[str, Any] = content
+    for copy in find_copies(content, weights):
+        moved_copy = migrate_state_dict(copy.tensors, to, hidden=_hidden_of(copy, hidden))
+        migrated = with_item(migrated, copy.nest, moved_copy) if copy.nest else moved_copy
+    notes = []
+    for nest, optimizer in _optimizers(content, ()):
+        carried = carry_over(optimizer, weights.tensors, layers, to)
+        notes.append(f"{'.'.join(map(str, nest))}: {carried}")
+        migrated = _with_optimizer(migrated, nest, carried.state)
+    return Migrated(migrated, weights.nest, layers, tuple(notes))
+
+
+def save_migrated(migrated: Migrated, path: Path, made: provenance.Record) -> list[str]:
+    """Write a migrated checkpoint; a line on each thing that is not simply kept."""
+    if is_safetensors(path):
+        save_tensors(migrated.tensors, path, made)
+        others = [str(key) for key in migrated.content if key != migrated.nest[0]] if migrated.nest else []
+        return [f"{', '.join(others)}: left out, safetensors holds tensors alone"] if others else []
+    save_object(_with_provenance(migrated, made), path)
+    return list(migrated.notes)
+
+
+def check_same(migrated: Migrated, network: nn.Module) -> None:
+    """Raise VerificationError where the migrated weights are not, bit by bit, those of ``network``."""
+    expected = network.state_dict()
+    for names in (published_keys, without_prefix):
+        found = names(migrated.tensors)
+        if found.keys() <= expected.keys():
+            different = [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])]
+            if not different:
+                return
+            raise VerificationError(f"the migrated weights differ from the network's: {', '.join(different)}")
+    raise VerificationError("the migrated weights have other names than the network's")
+
+
+def layer_as_data(layer: TensorLayer) -> dict[str, object]:
+    """A layer of a state dict, for the record."""
+    weight = effective_weight(replace(layer, matrix=None))
+    return {"name": layer.name.rstrip("."), "kind": layer.kind, "weight": list(weight.shape)}
+
+
+def _with_provenance(migrated: Migrated, made: provenance.Record) -> Mapping[str, Any]:
+    """In a container under a key; in a bare state dict where torch keeps the versions of modules."""
+    if migrated.nest:
+        return with_item(migrated.content, (provenance.KEY,), made)
+    state = OrderedDict(migrated.content)
+    metadata = OrderedDict(getattr(migrated.content, "_metadata", {}))
+    metadata[""] = {**metadata.get("", {}), provenance.KEY: made}
+    vars(state)["_metadata"] = metadata
+    return state
+
+
+def _hidden_of(weights: Weights, hidden: Collection[str] | None) -> list[str] | None:
+    """Those of ``hidden`` in this state dict, by its own names: it may have a prefix of its own."""
+    if hidden is None:
+        return None
+    names = {}
+    for own, plain in zip(weights.tensors, published_keys(weights.tensors), strict=True):
+        if own.split(".")[-1] == "weight":
+            layer = own.removesuffix("weight").rstrip(".")
+            names[layer] = names[plain.removesuffix("weight").rstrip(".")] = layer
+    missing = sorted(set(hidden) - names.keys())
+    if missing:
+        raise StateDictError(f"there are no hidden layers {', '.join(missing)} in the state dict")
+    return [names[name] for name in hidden]
+
+
+def _optimizers(found: object, nest: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Mapping[str, Any]]]:
+    """Every optimizer's state in a container, with the way to it: ``optimizer``, ``optimizer_states.0``."""
+    if isinstance(found, Mapping) and is_optimizer(found):
+        yield nest, found
+    elif len(nest) < 2 and isinstance(found, Mapping):
+        for key, value in found.items():
+            yield from _optimizers(value, (*nest, key))
+    elif len(nest) < 2 and isinstance(found, list):
+        for index, value in enumerate(found):
+            yield from _optimizers(value, (*nest, index))
+
+
+def _with_optimizer(
+    content: Mapping[str, Any], nest: tuple[Any, ...], state: dict[str, Any] | None
+) -> Mapping[str, Any]:
+    """The container with another optimizer's state; without it where there is none."""
+    head, *rest = nest
+    changed: dict[str, Any] = dict(content)
+    if rest and isinstance(content[head], list):
+        changed[head] = [state if index == rest[0] else old for index, old in enumerate(content[head])]
+        changed[head] = [entry for entry in changed[head] if entry is not None]
+    elif rest:
+        changed[head] = _with_optimizer(content[head], tuple(rest), state)
+    elif state is None:
+        del changed[head]
+    else:
+        changed[head] = state
+    return changed
+
+
+def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | None) -> None:
+    """Safetensors → safetensors, a layer at a time."""
+    with unchanged(files_of(path)):
+        stored = open_stored(path)
+        state = {
+            name: tensor.read() if name.endswith("transformation_matrix") else tensor.empty()
+            for name, tensor in stored.tensors.items()
+        }
+        layers = layers_to_migrate(state, to, _hidden_of(Weights(state), hidden))
+        made = provenance.record(path.name, sha256_of(stored.files), to, map(layer_as_data, layers), None)
+        by_weight = {f"{layer.name}weight": layer for layer in layers}
+        for layer in layers:
+            state[f"{layer.name}weight"] = moved(layer, effective_weight(layer), to)
+            state.pop(f"{layer.name}pointwise_weight", None)
+
+        def chunks(name: str) -> Iterator[bytes | memoryview]:
+            layer = by_weight.get(name)
+            if layer is None:
+                yield from stored.tensors[name].chunks()
+            else:
+                full = _filled(layer, stored)
+                yield bytes_of(moved(full, effective_weight(full), to))
+
+        write_stored(staged, state, chunks, {**stored.metadata, provenance.KEY: provenance.as_text(made)})
+
+
+def _filled(layer: TensorLayer, stored: Stored) -> TensorLayer:
+    """A layer found among empty tensors, with its numbers."""
+    pointwise = stored.tensors.get(f"{layer.name}pointwise_weight")
+    return replace(
+        layer,
+        weight=stored.tensors[f"{layer.name}weight"].read(),
+        pointwise=None if pointwise is None else pointwise.read(),
+    )
