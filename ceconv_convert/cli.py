@@ -54,7 +54,7 @@ def _parse_arguments(
             raise click.BadParameter(f"{pair!r} is not of the form key=value")
         try:
             arguments[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             arguments[key] = text
     return arguments
 

@@ -117,7 +117,7 @@ def _convert(job: Job, source: Source, model: nn.Module, layers: Plan, terminal:
         migrated = None
         if is_checkpoint(source) and job.form == "conv3d":
             hidden = [name for row in layers if row.kind == "hidden" for name in (row.name, *row.aliases)]
-            migrated = migrate_content(source.content, hidden=hidden)
+            migrated = migrate_content(source, hidden=hidden)
             check_same(migrated, network)
     with terminal.progress("running the original and the referee") as progress:
         evidence = gather(model, job.input_shape, progress=progress)

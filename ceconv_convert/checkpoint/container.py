@@ -8,8 +8,9 @@ names them as torchvision does.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ _NESTS = (
 """Where weights are found, the likeliest first."""
 _DEEPEST = 4
 """Containers nest weights once or twice."""
+_COUNTERS = ("n_averaged",)
+"""What torch's AveragedModel keeps beside the averages."""
+_MOST_PREFIXES = 16
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 _TORCHVISION = (("downsample", "shortcut"), ("fc", "linear"))
 
@@ -45,21 +49,24 @@ class Weights:
     nest: tuple[str, ...] = ()
 
 
-def find_weights(found: object) -> Weights | nn.Module | None:
+def find_weights(found: object, nest: tuple[str, ...] = ()) -> Weights | nn.Module | None:
     """The weights, or the whole module, in what a file holds; None where there are none."""
     if isinstance(found, nn.Module):
         return found
-    if not isinstance(found, Mapping):
+    if not isinstance(found, Mapping) or len(nest) > _DEEPEST:
         return None
-    if found and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()):
-        return Weights(found)
-    for name in _NESTS:
-        inner = find_weights(found.get(name))
-        if isinstance(inner, Weights):
-            return Weights(inner.tensors, (name, *inner.nest))
-        if inner is not None:
-            return inner
-    return None
+    if _is_state_dict(found):
+        return Weights(found, nest)
+    inner = (find_weights(found[name], (*nest, name)) for name in _NESTS if name in found)
+    return next((weights for weights in inner if weights is not None), None)
+
+
+def describe(content: object) -> str:
+    """What a file holds, in words."""
+    if isinstance(content, Mapping):
+        keys = ", ".join(key if isinstance(key, str) else type(key).__name__ for key in islice(content, 20))
+        return f"a dict with the keys {keys[:200]}" if content else "an empty dict"
+    return f"a {type(content).__name__}"
 
 
 def find_copies(found: object, weights: Weights) -> list[Weights]:
@@ -67,19 +74,27 @@ def find_copies(found: object, weights: Weights) -> list[Weights]:
     wanted = without_prefix(weights.tensors).keys()
     return [
         other
-        for other in _state_dicts(found, ())
+        for other in _state_dicts(found, (), set())
         if other.nest == weights.nest or wanted <= without_prefix(other.tensors).keys()
     ]
 
 
-def _state_dicts(found: object, nest: tuple[str, ...]) -> Iterator[Weights]:
-    if not isinstance(found, Mapping) or not found or not all(isinstance(key, str) for key in found):
+def _state_dicts(found: object, nest: tuple[str, ...], seen: set[int]) -> Iterator[Weights]:
+    if not isinstance(found, Mapping) or len(nest) > _DEEPEST:
         return
-    if all(isinstance(value, Tensor) for value in found.values()):
+    if _is_state_dict(found):
         yield Weights(found, nest)
-    elif len(nest) < _DEEPEST:
+    elif id(found) not in seen:  # a container may hold the same thing many times over
+        seen.add(id(found))
         for key, value in found.items():
-            yield from _state_dicts(value, (*nest, key))
+            if isinstance(key, str):
+                yield from _state_dicts(value, (*nest, key), seen)
+
+
+def _is_state_dict(found: Mapping[Any, Any]) -> bool:
+    return bool(found) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()
+    )
 
 
 def with_item(found: Mapping[str, Any], nest: tuple[str, ...], item: object) -> Mapping[str, Any]:
@@ -92,25 +107,31 @@ def with_item(found: Mapping[str, Any], nest: tuple[str, ...], item: object) -> 
     return changed
 
 
-def common_prefix(keys: Mapping[str, Tensor]) -> str:
+def common_prefix(keys: Collection[str]) -> str:
     """The wrappers' prefix that all keys have in common, ``""`` without.
 
-    >>> import torch
-    >>> common_prefix({"_orig_mod.module.fc.weight": torch.ones(1)})
+    >>> common_prefix(["_orig_mod.module.fc.weight"])
     '_orig_mod.module.'
     """
     prefix = ""
-    while True:
+    for _ in range(_MOST_PREFIXES):
         inner = next((p for p in _PREFIXES if all(key.startswith(prefix + p) for key in keys)), None)
         if inner is None:
-            return prefix
+            break
         prefix += inner
+    return prefix
 
 
 def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under keys without the wrappers' prefix."""
-    start = len(common_prefix(tensors))
-    return {key[start:]: tensor for key, tensor in tensors.items()}
+    """The network's tensors under keys without the wrappers' prefix."""
+    own = own_keys(tensors)
+    start = len(common_prefix(own))
+    return {key[start:]: tensors[key] for key in own}
+
+
+def own_keys(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The keys of the network, in order, without what a wrapper counts beside it."""
+    return [key for key in tensors if key not in _COUNTERS]
 
 
 def published_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,9 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from ceconv_convert.architectures.recognize import recognize
-from ceconv_convert.checkpoint.container import Weights, find_weights, published_keys, without_prefix
+from ceconv_convert.checkpoint.container import (
+    Weights,
+    describe,
+    find_weights,
+    published_keys,
+    without_prefix,
+)
 from ceconv_convert.checkpoint.names import import_from
-from ceconv_convert.checkpoint.safetensors_files import is_safetensors
+from ceconv_convert.checkpoint.sanity import check_tensors
 from ceconv_convert.checkpoint.skeleton import check_skeleton
 from ceconv_convert.checkpoint.source import Source, read_source
 from ceconv_convert.errors import FOREIGN_FAILURES, SpecError, UnreadableInputError, first_line
@@ -63,23 +69,16 @@ def build_network(
     try:
         if isinstance(found, nn.Module):
             check_skeleton(found)
-            _check_sizes(found.state_dict(), source.path)
+            check_tensors(found.state_dict(), source.path)
             return unwrapped(found)
         if isinstance(found, Weights):
-            _check_sizes(found.tensors, source.path)
+            check_tensors(found.tensors, source.path)
             return _assemble(found.tensors, _factory(model), arguments or {})
     except (UnreadableInputError, SpecError) as error:
         raise UnreadableInputError(f"{source.path}: {error}") from error
     raise UnreadableInputError(
         f"{source.path} holds {describe(source.content)}: neither a module nor weights"
     )
-
-
-def describe(content: object) -> str:
-    """What a file holds, in words."""
-    if isinstance(content, Mapping):
-        return f"a dict with the keys {', '.join(map(str, content))[:200]}" if content else "an empty dict"
-    return f"a {type(content).__name__}"
 
 
 def _factory(model: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Module] | None:
@@ -128,13 +127,3 @@ def _build(factory: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> n
     if not isinstance(model, nn.Module):
         raise UnreadableInputError(f"the factory gives a {type(model).__name__}, not a module")
     return model
-
-
-def _check_sizes(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors that are larger than the file they come from: views that would unpack to any size."""
-    if is_safetensors(path):
-        return  # the format knows no views
-    size = path.stat().st_size
-    for key, tensor in tensors.items():
-        if tensor.numel() * tensor.element_size() > size:
-            raise UnreadableInputError(f"{key} claims {tensor.numel()} numbers, more than the file holds")

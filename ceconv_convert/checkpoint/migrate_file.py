@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from ceconv_convert.checkpoint import provenance
 from ceconv_convert.checkpoint.container import (
     Weights,
+    describe,
     find_copies,
     find_weights,
+    own_keys,
     published_keys,
     with_item,
     without_prefix,
 )
-from ceconv_convert.checkpoint.load import describe
 from ceconv_convert.checkpoint.migrate import (
     Direction,
     effective_weight,
@@ -37,8 +38,9 @@ from ceconv_convert.checkpoint.safetensors_files import (
     open_stored,
     write_stored,
 )
+from ceconv_convert.checkpoint.sanity import check_tensors
 from ceconv_convert.checkpoint.save import save_object, save_tensors
-from ceconv_convert.checkpoint.source import files_of, read_source, sha256_of, unchanged
+from ceconv_convert.checkpoint.source import Source, files_of, read_source, sha256_of, unchanged
 from ceconv_convert.checkpoint.write import Staging, check_not_input
 from ceconv_convert.errors import StateDictError, UnreadableInputError, VerificationError
 from ceconv_convert.read.tensors import TensorLayer
@@ -113,7 +115,7 @@ def migrate_checkpoint(
         else:
             found = read_source(path, allow, unsafe=unsafe)
             try:
-                migrated = migrate_content(found.content, to, hidden)
+                migrated = migrate_content(found, to, hidden)
             except UnreadableInputError as error:
                 raise UnreadableInputError(f"{path}: {error}") from error
             made = provenance.record(path.name, found.sha256, to, map(layer_as_data, migrated.layers), None)
@@ -123,12 +125,12 @@ def migrate_checkpoint(
 
 
 def migrate_content(
-    content: object, to: Direction = "conv3d", hidden: Collection[str] | None = None
+    source: Source, to: Direction = "conv3d", hidden: Collection[str] | None = None
 ) -> Migrated:
-    """What a checkpoint holds, migrated; ``content`` is not changed.
+    """What a checkpoint holds, migrated; ``source`` is not changed.
 
     Args:
-        content: a container, or a state dict.
+        source: it holds a container, or a state dict.
         to: ``conv3d`` or ``ceconv``.
         hidden: names of hidden layers, as the file has them or as the network does.
 
@@ -136,11 +138,13 @@ def migrate_content(
         UnreadableInputError: where it holds no weights.
         StateDictError, NothingToConvertError: as ``migrate_state_dict`` does.
     """
+    content = source.content
     weights = find_weights(content)
     if isinstance(weights, nn.Module):
         raise UnreadableInputError("it holds a whole module, not weights: convert that instead")
     if weights is None or not isinstance(content, Mapping):
         raise UnreadableInputError(f"it holds {describe(content)}: no weights")
+    check_tensors(weights.tensors, source.path)
     layers = tuple(layers_to_migrate(weights.tensors, to, _hidden_of(weights, hidden)))
     migrated: Mapping[str, Any] = content
     for copy in find_copies(content, weights):
@@ -199,7 +203,7 @@ def _hidden_of(weights: Weights, hidden: Collection[str] | None) -> list[str] | 
     if hidden is None:
         return None
     names = {}
-    for own, plain in zip(weights.tensors, published_keys(weights.tensors), strict=True):
+    for own, plain in zip(own_keys(weights.tensors), published_keys(weights.tensors), strict=True):
         if own.split(".")[-1] == "weight":
             layer = own.removesuffix("weight").rstrip(".")
             names[layer] = names[plain.removesuffix("weight").rstrip(".")] = layer

@@ -141,7 +141,7 @@ def _open_shards(index: Path) -> Stored:
         entries = {str(key): str(name) for key, name in weight_map.items()}
     except OSError as error:
         raise _unreadable(index, error) from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableInputError(
             f"{index} is no index of safetensors shards: {first_line(error)}"
         ) from error
