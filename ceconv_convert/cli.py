@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import os
 import re
@@ -26,6 +27,7 @@ PASSED, FAILED, UNUSABLE, NOTHING = range(4)
 _SIGNALLED, _SIGPIPE = 128, 13
 """As shells do: a run that a signal ended exits with 128 and its number."""
 
+_MOST_DIGITS = 9
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors", ".onnx")
 
 
@@ -36,11 +38,14 @@ def _parse_shape(
     if value is None:
         return None
     parts = re.split(r"[,x×]", value)
-    if len(parts) not in (3, 4) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    digits = [part.strip() for part in parts]
+    if len(parts) not in (3, 4) or not all(
+        part.isdecimal() and len(part) <= _MOST_DIGITS and int(part) > 0 for part in digits
+    ):
         raise click.BadParameter(
             f"{value!r} is not an input shape: give channels, height and width, as in 3,224,224"
         )
-    return tuple(int(part) for part in parts)
+    return tuple(map(int, digits))
 
 
 def _parse_arguments(
@@ -54,7 +59,7 @@ def _parse_arguments(
             raise click.BadParameter(f"{pair!r} is not of the form key=value")
         try:
             arguments[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             arguments[key] = text
     return arguments
 
@@ -124,7 +129,7 @@ def cli(
     dry_run: bool,
     force: bool,
     quiet: bool,
-) -> None:
+) -> int:
     """Convert the color-equivariant network in MODEL, verify the result, and write it.
 
     MODEL is a whole module that torch.save wrote, or the weights of a published network: a state dict,
@@ -147,7 +152,7 @@ def cli(
     with terminal.progress("loading torch"):
         from ceconv_convert.pipeline import Job, run
     job = Job(model, targets, form, input_shape, opset, allow, factory, arguments, unsafe, dry_run, force)
-    sys.exit(PASSED if run(job, terminal) else FAILED)
+    return PASSED if run(job, terminal) else FAILED
 
 
 def main() -> None:
@@ -158,25 +163,50 @@ def main() -> None:
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         signal.signal(number, _stop)
     try:
-        cli(standalone_mode=False)
-    except ConversionError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(exit_code(error))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(UNUSABLE)
-    except click.Abort:
-        click.echo("Interrupted: nothing was written", err=True)
-        sys.exit(_SIGNALLED + signal.SIGINT)
-    except BrokenPipeError:
-        # Nobody reads on; what is still to be flushed at exit goes nowhere.
+        code = _run()
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still to be flushed at exit goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_SIGNALLED + _SIGPIPE)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(_SIGNALLED + _SIGPIPE)
+        code = UNUSABLE
+        _say(f"Error: standard output cannot be written: {error.strerror}")
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        return int(cli(standalone_mode=False) or PASSED)
+    except ConversionError as error:
+        _say(f"Error: {error}")
+        return exit_code(error)
+    except click.UsageError as error:
+        _say(f"{error.ctx.get_usage()}\n" if error.ctx else "", f"Error: {error.format_message()}")
+        return UNUSABLE
+    except _Stopped as stopped:
+        return _SIGNALLED + stopped.number
+    except click.Abort:
+        _say("Interrupted: nothing was written")
+        return _SIGNALLED + signal.SIGINT
+
+
+def _say(*lines: str) -> None:
+    with contextlib.suppress(OSError):  # the exit code says it too
+        for line in filter(None, lines):
+            click.echo(line, err=True)
+
+
+class _Stopped(BaseException):
+    """A signal asks to leave: as from an error, so that what lies beside the outputs is cleared."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def _stop(number: int, frame: object) -> None:
-    """Leave as from an error, so that what lies beside the outputs is cleared."""
-    sys.exit(_SIGNALLED + number)
+    raise _Stopped(number)
 
 
 def exit_code(error: ConversionError) -> int:

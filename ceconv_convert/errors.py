@@ -46,7 +46,7 @@ class OutputError(ConversionError):
     """An output that cannot be written, or must not be overwritten."""
 
 
-FOREIGN_FAILURES = (Exception,)
+FOREIGN_FAILURES = (Exception, SystemExit)
 """What somebody else's code may raise: anything.
 
 For calls into such code alone: a network's constructor, forward pass and ``__deepcopy__``, a module's import.

@@ -396,6 +396,50 @@ cli.main()
 """
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the device of Linux")
+@pytest.mark.parametrize("option", ["--dry-run", "--help"])
+def test_a_terminal_that_takes_nothing_is_said(option):
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(
+            [sys.executable, "-m", "ceconv_convert", GOLDEN_SEQUENTIAL, option],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert finished.returncode == 2
+    assert finished.stderr == "Error: standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--model-arg", "a={[]:1}"],
+        ["--model-arg", f"a={'-' * 100_000}1"],
+        ["--model-arg", f"a={'[]+' * 9000}1"],
+        ["--input-shape", "3," + "9" * 5000 + ",3"],
+        ["--model", "sys:exit"],
+        ["--model", "sys:nothing"],
+    ],
+)
+def test_strange_arguments_are_no_traceback(run, folder, arguments):
+    torch.save(small_network().state_dict(), "a.pt")
+    code, _, err = run("a.pt", *arguments)
+    assert code == 2
+    assert err
+
+
+def test_links_that_go_in_a_circle_or_nowhere(run, folder):
+    (folder / "a.pt").symlink_to("b.pt")
+    (folder / "b.pt").symlink_to("a.pt")
+    (folder / "c.pt").symlink_to("none/c.pt")
+    for name, sentence in (("a.pt", "is a link in a circle"), ("c.pt", "there is no folder")):
+        code, _, err = run(GOLDEN_SEQUENTIAL, "-o", name, "--force")
+        assert code == 2
+        assert sentence in err
+    assert names(folder) == ["a.pt", "b.pt", "c.pt"]
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_leaves_nothing_behind(folder, name):
     number = signal.Signals[name].value

@@ -449,3 +449,56 @@ def test_a_default_dtype_of_float64_changes_nothing():
         assert not plan(model).refused
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_a_state_dict_of_a_trainable_matrix_is_the_layers_own():
+    """As long as the matrix has the order that it had: averages and functional calls rely on it."""
+    converted = convert(trainable_lifting())
+    x = torch.randn(2, 3, 7, 8)
+    state = converted.state_dict()
+    assert torch.equal(torch.func.functional_call(converted, state, x), converted(x))
+    state["weight"].zero_()
+    assert not converted.weight.any()
+    del state["transformation_matrix"]
+    converted.load_state_dict(convert(trainable_lifting()).state_dict(), strict=False)
+    assert agree(converted, trainable_lifting(), x, bound=1e-6)
+
+
+def test_a_matrix_that_learns_its_way_out_of_the_cycle():
+    layer, fresh = trainable_lifting(), trainable_lifting(matrix=torch.randn(3, 3))
+    learned = convert(layer)
+    with torch.no_grad():
+        for module in (layer, learned):
+            module.transformation_matrix.add_(torch.linspace(0, 0.1, 9).view(3, 3))
+    assert same_state(learned.state_dict(), migrate_state_dict(layer.state_dict()))
+    for target in (convert(trainable_lifting()), convert(fresh)):
+        target.load_state_dict(learned.state_dict())
+        assert agree(target, layer, torch.randn(2, 3, 7, 8), bound=1e-6)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_casting_a_converted_layer_or_its_state_dict_changes_no_layout(frozen, noise):
+    layer = trainable_lifting().requires_grad_(not frozen)
+    with torch.no_grad():
+        layer.transformation_matrix.add_(noise)
+    x = torch.randn(2, 3, 7, 8)
+    for source in (convert(layer), convert(layer).double(), convert(layer.double()).float()):
+        for target in (convert(layer.float()), convert(layer.float()).double(), convert(layer.double())):
+            dtype = target.weight.dtype
+            target.load_state_dict({name: tensor.to(dtype) for name, tensor in source.state_dict().items()})
+            assert relative(target(x.to(dtype)), layer.double()(x.double())) < 1e-6
+
+
+@pytest.mark.parametrize("learnable", [True, False])
+def test_a_converted_layer_on_the_meta_device_has_a_state_dict(learnable):
+    layer = trainable_lifting().requires_grad_(learnable)
+    assert list(convert(layer).to("meta").state_dict()) == ["weight", "bias", "transformation_matrix"]
+
+
+def test_lifting_layers_of_one_weight_and_matrices_that_learn_apart():
+    first, second = trainable_lifting(), trainable_lifting()
+    second.weight = first.weight
+    converted = convert(nn.ModuleList([first, second]))
+    assert converted[0].weight is converted[1].weight
+    assert converted[0].transformation_matrix is not converted[1].transformation_matrix

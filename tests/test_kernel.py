@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.circular import as_cyclic, to_circular, unroll, wrap
-from ceconv_convert.kernel.color import hue_rotation_matrix, is_color_cycle, matrix_powers
+from ceconv_convert.kernel.color import acts_as, color_order, hue_rotation_matrix, matrix_powers
 from ceconv_convert.kernel.expand import expand
 from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.kernel.spec import KernelSpec, normalize_padding, normalize_pair
@@ -142,14 +142,24 @@ def test_powers_keep_their_dtype_and_the_gradient():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_color_cycle_in_every_dtype(dtype):
-    assert is_color_cycle(hue_rotation_matrix(3, dtype))
-    assert not is_color_cycle(hue_rotation_matrix(3, dtype).T.contiguous())
-    assert not is_color_cycle(hue_rotation_matrix(3, dtype) + 32 * torch.finfo(dtype).eps)
+    matrix = hue_rotation_matrix(3, dtype)
+    assert color_order(matrix) == "cycle"
+    assert acts_as(matrix, "cycle", 12)
+    assert color_order(matrix.T.contiguous()) == "other"
+    assert not acts_as(matrix + 32 * torch.finfo(dtype).eps, "cycle", 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_few_digits_are_no_excuse_to_drop_a_matrix(dtype):
-    assert not is_color_cycle((hue_rotation_matrix(3) + 0.003).to(dtype))
+    assert color_order((hue_rotation_matrix(3) + 0.003).to(dtype)) == "other"
+
+
+def test_a_matrix_rounded_to_float32_is_ordered_alike_and_not_the_same_in_float64():
+    matrix = (hue_rotation_matrix(3) + 1e-7).double()
+    assert color_order(matrix) == color_order(matrix.float()) == "cycle"
+    assert acts_as(matrix.float(), "cycle", 3)
+    assert not acts_as(matrix, "cycle", 3)
+    assert not acts_as(matrix.float() + 2e-7, "cycle", 12)  # its 11th power is 11 times as far off
 
 
 def test_a_lifting_layer_with_another_matrix_is_not_cyclic():

@@ -364,3 +364,39 @@ def test_whatever_a_forward_pass_raises_is_one_sentence(error):
     model = nn.Sequential(CEConv2d(1, 3, 3, 2, 3), foreign.Raising(error("here")))
     with pytest.raises(InputShapeError, match="here"):
         verify(model, model)
+
+
+class Giving(nn.Module):
+    """A network whose output goes through a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.inner = small_network()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.inner(x))
+
+
+def test_complex_outputs_are_pairs_of_numbers():
+    model = Giving(lambda y: torch.complex(0 * y, y))
+    assert verify(model, convert(model)).passed
+    damaged = convert(model)
+    damaged.inner[-1].weight.data *= 1.01
+    assert not verify(model, damaged).passed
+
+
+@pytest.mark.parametrize("function", [lambda y: y[:0], lambda y: []], ids=["empty", "none"])
+def test_a_network_that_gives_nothing_is_not_passed(function):
+    model = Giving(function)
+    with pytest.raises(VerificationError, match="gives no numbers"):
+        verify(model, model)
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("rotations", [3, 12, 64])
+def test_a_matrix_near_the_cycle_is_no_false_alarm(form, rotations):
+    torch.manual_seed(0)
+    layer = CEConv2d(1, rotations, 3, 4, 3)
+    layer.transformation_matrix.data = torch.eye(3).roll(1, 0) + 3e-7
+    assert verify(layer, convert(layer, form)).passed

@@ -10,8 +10,13 @@ import torch
 from torch import Tensor
 
 from ceconv_convert.errors import NothingToConvertError, StateDictError
-from ceconv_convert.kernel.circular import from_conv3d_weight, lifting_conv3d_weight, to_circular
-from ceconv_convert.kernel.color import is_color_cycle, is_identity
+from ceconv_convert.kernel.circular import (
+    from_circular,
+    from_lifting_conv3d_weight,
+    lifting_conv3d_weight,
+    to_circular,
+)
+from ceconv_convert.kernel.color import color_order
 from ceconv_convert.read.tensors import TensorLayer, find_layers
 
 Direction = Literal["conv3d", "ceconv"]
@@ -49,7 +54,8 @@ def migrate_state_dict(
         vars(migrated)["_metadata"] = state._metadata  # module versions, which torch keeps beside the tensors
     made: dict[tuple[object, ...], Tensor] = {}
     for layer in layers:
-        key = (_identity(layer.weight), _identity(layer.pointwise), _layout(layer.matrix))
+        order = None if layer.matrix is None else color_order(layer.matrix)
+        key = (_identity(layer.weight), _identity(layer.pointwise), order)
         if key not in made:
             made[key] = moved(layer, effective_weight(layer), to).clone(memory_format=torch.contiguous_format)
         migrated[f"{layer.name}weight"] = made[key]
@@ -84,9 +90,12 @@ def moved(layer: TensorLayer, tensor: Tensor, to: Direction) -> Tensor:
 
     A bijection that moves numbers and changes none: what an optimizer remembers of each number goes along.
     """
-    if to == "ceconv":
-        return from_conv3d_weight(tensor, layer.matrix)
-    return to_circular(tensor) if layer.matrix is None else lifting_conv3d_weight(tensor, layer.matrix)
+    if layer.matrix is None:
+        return to_circular(tensor) if to == "conv3d" else from_circular(tensor)
+    order = color_order(layer.matrix)
+    if to == "conv3d":
+        return lifting_conv3d_weight(tensor, order)
+    return from_lifting_conv3d_weight(tensor, order)
 
 
 def _check_direction(layers: list[TensorLayer], to: Direction) -> None:
@@ -112,12 +121,7 @@ def _form(layer: TensorLayer) -> Direction | None:
         return None
     if layer.weight.shape[2] == 3:
         return "conv3d"
-    return None if is_identity(layer.matrix) else "ceconv"
-
-
-def _layout(matrix: Tensor | None) -> object:
-    """What a matrix has to say about the layout of the weight beside it."""
-    return None if matrix is None else (is_color_cycle(matrix), is_identity(matrix))
+    return None if color_order(layer.matrix) == "same" else "ceconv"
 
 
 def _identity(tensor: Tensor | None) -> object:

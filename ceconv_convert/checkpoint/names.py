@@ -98,7 +98,7 @@ def import_from(module_name: str, attribute: str, what: str) -> object:
     sys.path.append(here)
     try:
         found: object = getattr(importlib.import_module(module_name), attribute)
-    except (*FOREIGN_FAILURES, SystemExit) as error:
+    except FOREIGN_FAILURES as error:
         raise UnreadableInputError(
             f"{what} cannot be imported: {first_line(error)}; run where that module is installed"
         ) from error

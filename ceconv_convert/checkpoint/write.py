@@ -103,8 +103,11 @@ def check_output(output: Path, *, force: bool = False) -> None:
             kind = "a folder" if output.is_dir() else "no regular file"
             raise OutputError(f"{output} is {kind}: give a file name")
     target = real_path(output)
+    if target.is_symlink():
+        raise OutputError(f"{output} is a link in a circle: give another name")
     if not target.parent.is_dir():
-        raise OutputError(f"{output} cannot be written: there is no folder {output.parent}")
+        folder = target.parent if output.is_symlink() else output.parent
+        raise OutputError(f"{output} cannot be written: there is no folder {folder}")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{output} cannot be written: no permission in {output.parent}")
     if exists and not force:

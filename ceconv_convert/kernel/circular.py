@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ceconv_convert.kernel.color import is_color_cycle, is_identity
+from ceconv_convert.kernel.color import ColorOrder, acts_as, color_order
 from ceconv_convert.kernel.spec import KernelSpec
 
 
@@ -68,15 +68,15 @@ def as_cyclic(spec: KernelSpec) -> KernelSpec | None:
     """The layer as a cyclic one over ``weight.shape[2]`` rotations, or None where it is not cyclic.
 
     A lifting layer is cyclic over its three colors where its matrix permutes them, and trivially, over one
-    rotation, where its matrix leaves them alone. Its number of rotations out plays no part: the layout of the
-    weight has to follow from the tensors, since a state dict has nothing else.
+    rotation, where its matrix leaves them alone or does not see three.
     """
     if spec.matrix is None:
         return spec
-    if spec.in_channels != 3 or is_identity(spec.matrix):
-        return replace(spec, kind="cyclic", matrix=None)
-    if not is_color_cycle(spec.matrix):
+    order = color_order(spec.matrix)
+    if spec.in_channels == 3 and not acts_as(spec.matrix, order, spec.out_rotations):
         return None
+    if spec.in_channels != 3 or order == "same":
+        return replace(spec, kind="cyclic", matrix=None)
     weight = spec.weight.transpose(1, 2)  # [O, 1, 3, kh, kw]: the colors are the rotations
     return replace(spec, kind="cyclic", weight=weight, matrix=None, in_rotations=3)
 
@@ -85,26 +85,24 @@ def conv3d_weight(spec: KernelSpec) -> Tensor:
     """The weight of the layer as a Conv3d; cyclic: ``[O, I, N, kh, kw]``, rolled."""
     if spec.matrix is None:
         return to_circular(spec.weight)
-    return lifting_conv3d_weight(spec.weight, spec.matrix)
+    return lifting_conv3d_weight(spec.weight, color_order(spec.matrix))
 
 
-def lifting_conv3d_weight(weight: Tensor, matrix: Tensor) -> Tensor:
-    """``[O, I, 1, kh, kw]`` → a Conv3d's.
+def lifting_conv3d_weight(weight: Tensor, order: ColorOrder) -> Tensor:
+    """``[O, I, 1, kh, kw]`` → a Conv3d's, by the order of its colors alone: a state dict has nothing else.
 
-    ``[O, 1, 3, kh, kw]``, rolled, where the matrix permutes the three colors; unpermuted with another one;
-    the weight as it is where the matrix leaves colors alone, or does not see three.
+    ``cycle``: ``[O, 1, 3, kh, kw]``, rolled; ``other``: the same, unpermuted; ``same``, or where there are
+    not three colors: the weight as it is.
     """
-    if weight.shape[1] != 3 or is_identity(matrix):
+    if weight.shape[1] != 3 or order == "same":
         return weight
     colors = weight.transpose(1, 2)
-    return to_circular(colors) if is_color_cycle(matrix) else colors
+    return to_circular(colors) if order == "cycle" else colors
 
 
-def from_conv3d_weight(weight: Tensor, matrix: Tensor | None) -> Tensor:
-    """The inverse of ``conv3d_weight``; ``matrix`` is a lifting layer's, None for a hidden one."""
-    if matrix is None:
-        return from_circular(weight)
+def from_lifting_conv3d_weight(weight: Tensor, order: ColorOrder) -> Tensor:
+    """The inverse of ``lifting_conv3d_weight``."""
     if weight.shape[2] == 1:
-        return weight  # one rotation, or a matrix that leaves colors alone
-    colors = from_circular(weight) if is_color_cycle(matrix) else weight  # [O, 1, 3, kh, kw]
+        return weight
+    colors = from_circular(weight) if order == "cycle" else weight  # [O, 1, 3, kh, kw]
     return colors.transpose(1, 2)

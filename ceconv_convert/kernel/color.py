@@ -8,11 +8,16 @@ Lengyel et al., "Color Equivariant Convolutional Networks", NeurIPS 2023, sectio
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ceconv_convert.errors import SpecError
+
+ColorOrder = Literal["same", "cycle", "other"]
+_ORDERS: dict[ColorOrder, int] = {"same": 0, "cycle": 1}
+"""Permutations of the colors, as a roll of the identity's rows."""
 
 
 def hue_rotation_matrix(rotations: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -46,29 +51,29 @@ def matrix_powers(matrix: Tensor, count: int) -> Tensor:
     return torch.stack(powers).to(matrix.dtype)
 
 
-def is_color_cycle(matrix: Tensor) -> bool:
-    """Whether ``matrix`` permutes R → G → B → R, up to four roundings of float32, or of float64.
+def color_order(matrix: Tensor) -> ColorOrder:
+    """How the colors lie in the Conv3d weight of a lifting layer with this matrix.
 
-    Such a lifting layer is a cyclic layer over the color axis, N_in = 3.
+    ``cycle`` where it permutes R → G → B → R, ``same`` where it leaves colors alone, else ``other``: up to
+    four roundings of float32, in every dtype, so that casting a state dict does not change how it is read.
 
-    >>> is_color_cycle(hue_rotation_matrix(3)), is_color_cycle(hue_rotation_matrix(4))
-    (True, False)
+    >>> [color_order(hue_rotation_matrix(n)) for n in (1, 3, 4)]
+    ['same', 'cycle', 'other']
     """
-    return _is_close(matrix, torch.eye(3, dtype=torch.float64).roll(1, dims=0))
+    found = (order for order in _ORDERS if _distance(matrix, order) <= 4 * torch.finfo(torch.float32).eps)
+    return next(found, "other")
 
 
-def is_identity(matrix: Tensor) -> bool:
-    """Whether ``matrix`` leaves colors alone, up to four roundings of float32, or of float64.
+def acts_as(matrix: Tensor, order: ColorOrder, rotations: int) -> bool:
+    """Whether the powers of ``matrix`` may be taken for those of ``order``, up to roundings of its dtype.
 
-    >>> is_identity(hue_rotation_matrix(1)), is_identity(hue_rotation_matrix(2))
-    (True, False)
+    Such a lifting layer is a cyclic layer over its colors, or over nothing. Powers multiply the difference.
     """
-    return _is_close(matrix, torch.eye(3, dtype=torch.float64))
-
-
-def permutes_colors(matrix: Tensor) -> bool:
-    """Whether ``matrix`` is one that a lifting layer needs no longer once its weight is laid out by it."""
-    return is_color_cycle(matrix) or is_identity(matrix)
+    if order == "other":
+        return False
+    # Zeros and ones are exact in every dtype: few digits are no excuse to take another matrix for this one.
+    eps = min(torch.finfo(matrix.dtype).eps, torch.finfo(torch.float32).eps)
+    return max(2, rotations - 1) * _distance(matrix, order) <= 16 * eps
 
 
 def rotations_of(matrix: Tensor, most: int = 64) -> int | None:
@@ -93,8 +98,6 @@ def rotations_of(matrix: Tensor, most: int = 64) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def _is_close(matrix: Tensor, other: Tensor) -> bool:
-    distance = (matrix.detach().cpu().to(torch.float64) - other).abs().max()
-    # Zeros and ones are exact in every dtype: few digits are no excuse to take another matrix for this one.
-    eps = min(torch.finfo(matrix.dtype).eps, torch.finfo(torch.float32).eps)
-    return bool(distance <= 4 * eps)
+def _distance(matrix: Tensor, order: ColorOrder) -> float:
+    exact = torch.eye(3, dtype=torch.float64).roll(_ORDERS[order], dims=0)
+    return float((matrix.detach().cpu().to(torch.float64) - exact).abs().max())

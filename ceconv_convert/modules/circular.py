@@ -19,13 +19,13 @@ from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.circular import (
     as_cyclic,
     conv3d_weight,
-    from_conv3d_weight,
+    from_lifting_conv3d_weight,
     left_padding,
     lifting_conv3d_weight,
     unroll,
     wrap,
 )
-from ceconv_convert.kernel.color import is_color_cycle, is_identity, matrix_powers, permutes_colors
+from ceconv_convert.kernel.color import ColorOrder, color_order, matrix_powers
 from ceconv_convert.kernel.planes import join_planes, split_planes
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.modules.target import TargetLayer, as_parameter, symmetric_padding
@@ -93,7 +93,8 @@ class CircularConv3d(_DepthConv3d):
     ) -> None:
         key = f"{prefix}transformation_matrix"
         matrix = state_dict.get(key)
-        if matrix is not None and self.in_channels == 3 and not self._is_cyclic_with(matrix):
+        own: ColorOrder = "cycle" if self.kernel_size[0] == 3 else "same"
+        if matrix is not None and self.in_channels == 3 and color_order(matrix) != own:
             error_msgs.append(
                 f"{key} is not the color permutation that this layer was converted with: "
                 "load the weights first, and convert afterwards"
@@ -102,29 +103,35 @@ class CircularConv3d(_DepthConv3d):
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
-    def _is_cyclic_with(self, matrix: Tensor) -> bool:
-        return is_color_cycle(matrix) if self.kernel_size[0] == 3 else is_identity(matrix)
-
 
 class ColorStackConv3d(_DepthConv3d):
     """A lifting layer with any color matrix: ``[B, 3, H, W]`` → ``[B, O, N_out, H', W']``.
 
-    Weight ``[O, 1, 3, kh, kw]``, unpermuted, at depth stride 3 over the N_out recolored images.
-    A learnable ``transformation_matrix`` goes on learning. In a state dict the matrix alone decides how the
-    weight is laid out: with one that permutes colors it is that of a ``CircularConv3d``, there and back.
+    Weight ``[O, 1, 3, kh, kw]``, unpermuted, at depth stride 3 over the N_out recolored images. A learnable
+    ``transformation_matrix`` goes on learning.
+
+    In a state dict the matrix decides how the weight is laid out (``lifting_conv3d_weight``). With a matrix
+    that permutes colors and learns, the weight is laid out so from the start. Where training has led the
+    matrix away from its order, or a state dict comes with another, the state dict's weight is laid out anew.
+
+    Attributes:
+        order: of the colors in ``weight``.
     """
 
     transformation_matrix: nn.Parameter
+    order: ColorOrder = "other"
 
     def __init__(self, spec: KernelSpec) -> None:
-        super().__init__(spec, spec.weight.transpose(1, 2), depth_stride=3)
+        super().__init__(spec, conv3d_weight(spec), depth_stride=3)
+        self.order = color_order(self.transformation_matrix)
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, 3, H, W]``, or with a rotation axis of 1, → ``[B, O, N_out, H', W']``."""
         powers = matrix_powers(self.transformation_matrix, self.out_rotations)  # [N_out, 3, 3]
         recolor = powers.transpose(1, 2).reshape(-1, 3, 1, 1)  # [N_out·3, 3, 1, 1]: (M^r)ᵀ as a 1×1 kernel
         stack = F.conv2d(join_planes(input), recolor).unsqueeze(1)  # [B, 1, N_out·3, H, W]
-        y = F.conv3d(self.pad_excess(stack), self.weight, self.bias, self.stride, self.padding)
+        weight = _reorder(self.weight, self.order, "other")  # [O, 1, 3, kh, kw]
+        y = F.conv3d(self.pad_excess(stack), weight, self.bias, self.stride, self.padding)
         return y.contiguous()
 
     def extra_repr(self) -> str:
@@ -132,10 +139,10 @@ class ColorStackConv3d(_DepthConv3d):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        key = f"{prefix}weight"
-        if permutes_colors(self.transformation_matrix):
-            colors = destination[key].transpose(1, 2)  # [O, 3, 1, kh, kw]
-            destination[key] = lifting_conv3d_weight(colors, self.transformation_matrix).contiguous()
+        order = self.order if self.transformation_matrix.is_meta else color_order(self.transformation_matrix)
+        if order != self.order:
+            key = f"{prefix}weight"
+            destination[key] = _reorder(destination[key], self.order, order).contiguous()
 
     def _load_from_state_dict(
         self,
@@ -149,11 +156,19 @@ class ColorStackConv3d(_DepthConv3d):
     ) -> None:
         key = f"{prefix}weight"
         weight, matrix = state_dict.get(key), state_dict.get(f"{prefix}transformation_matrix")
-        if weight is not None and weight.dim() == 5 and matrix is not None and permutes_colors(matrix):
-            state_dict[key] = from_conv3d_weight(weight, matrix).transpose(1, 2)  # a shallow copy of torch's
+        if weight is not None and weight.dim() == 5 and matrix is not None and not matrix.is_meta:
+            order = color_order(matrix)
+            if order != self.order:
+                state_dict[key] = _reorder(weight, order, self.order)  # torch hands a shallow copy around
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+
+def _reorder(weight: Tensor, order: ColorOrder, to: ColorOrder) -> Tensor:
+    if order == to:
+        return weight
+    return lifting_conv3d_weight(from_lifting_conv3d_weight(weight, order), to)
 
 
 def build(spec: KernelSpec) -> nn.Module:

@@ -103,12 +103,14 @@ def _dress(layer: nn.Module, source: nn.Module) -> None:
 def _tie(layer: nn.Module, source: nn.Module, tied: dict[tuple[object, ...], list[nn.Parameter]]) -> None:
     """Where an earlier layer's new parameters are the same function of the same old ones, share them.
 
-    A frozen color matrix is a constant: where it makes a difference, it shows in the numbers.
+    A color matrix is part of that function where the new layer has none of its own; a frozen one is a
+    constant, and where it makes a difference, it shows in the numbers.
     """
+    baked = getattr(layer, "transformation_matrix", None) is None
     origins = {
         name: id(parameter)
         for name, parameter in source.named_parameters(recurse=False)
-        if name != "transformation_matrix" or parameter.requires_grad
+        if name != "transformation_matrix" or (baked and parameter.requires_grad)
     }
     bias = origins.pop("bias", None)
     for name, parameter in list(layer.named_parameters(recurse=False)):

@@ -27,8 +27,10 @@ from ceconv_convert.verification.inputs import (
 from ceconv_convert.verification.referee import make_original, make_referee
 from ceconv_convert.verification.verdict import FLOOR, MULTIPLE, floor
 
+STORED = 2**4
 ROUNDINGS = 2**16
-"""A network amplifies roundings; one this many from its float64 self is random, or cannot be judged."""
+"""A network amplifies roundings, of its dtype between layers and of the arithmetic within them; one this many
+of them from its float64 self is random, or cannot be judged."""
 
 Outputs = tuple[Tensor, ...]
 Progress = Callable[[int, int], None]
@@ -135,6 +137,8 @@ def gather(
     for name, spec in specs.items():
         layers[name] = _layer_evidence(original.get_submodule(name), spec, seed, dtype, device)
         step()
+    if not any(output.numel() for found in outputs for output in found):
+        raise VerificationError("the original gives no numbers, and nothing can be compared with it")
     _check_repeatable(outputs[0], run_module(original, inputs[0]), dtype)
     for found, wanted in zip(outputs, exact, strict=True):
         _check_original(found, wanted, dtype)
@@ -148,13 +152,13 @@ def run_module(module: Callable[[Tensor], object], x: Tensor) -> Outputs:
 
 
 def flatten(outputs: object) -> Outputs:
-    """A tensor, or nested tuples, lists and dicts of them, as a flat tuple.
+    """A tensor, or nested tuples, lists and dicts of them, as a flat tuple; complex numbers as pairs.
 
     Raises:
         VerificationError: for anything else.
     """
     if isinstance(outputs, Tensor):
-        return (outputs,)
+        return (torch.view_as_real(outputs.resolve_conj()) if outputs.is_complex() else outputs,)
     if isinstance(outputs, Mapping):
         outputs = list(outputs.values())
     if isinstance(outputs, (tuple, list)):
@@ -174,7 +178,7 @@ def _run_or_say(module: nn.Module, x: Tensor, what: str) -> Outputs:
 
 def _check_repeatable(first: Outputs, again: Outputs, dtype: torch.dtype) -> None:
     for found, repeated in zip(first, again, strict=True):
-        bound = floor(dtype, ROUNDINGS) * largest(found)
+        bound = floor(dtype, ROUNDINGS, stored=STORED) * largest(found)
         if found.shape != repeated.shape or distance(found, repeated) > bound:
             raise VerificationError(
                 "the original gives another output when it runs again on the same input: it is random in "
@@ -188,7 +192,7 @@ def _check_original(found: Outputs, exact: Outputs, dtype: torch.dtype) -> None:
         if not output.dtype.is_floating_point or output.shape != truth.shape:
             continue  # compared for equality; the verdict says so
         own, scale = distance(output, truth), largest(truth)
-        if own > floor(dtype, ROUNDINGS) * scale:
+        if own > floor(dtype, ROUNDINGS, stored=STORED) * scale:
             raise VerificationError(
                 f"the original is {own:.1e} from its own float64 referee, on outputs up to {scale:.1e}: "
                 "too far to judge anything by it"

@@ -14,6 +14,7 @@ from ceconv_convert.verification.evidence import Evidence, LayerEvidence, Output
 from ceconv_convert.verification.inputs import as_text
 from ceconv_convert.verification.verdict import Case, LayerCheck, Measure, Verdict, floor, pool
 
+_STORED = 4
 _LAYER_BOUND = 2**10
 """An original layer this many roundings from its closed form computes something else."""
 
@@ -70,7 +71,7 @@ def judge_module(
 
 def _check_layer(name: str, layer: nn.Module, seen: LayerEvidence) -> LayerCheck:
     own = distance(seen.original, seen.exact)
-    if not own <= floor(seen.input.dtype, _LAYER_BOUND) * largest(seen.exact):
+    if not own <= floor(seen.input.dtype, _LAYER_BOUND, stored=_STORED) * largest(seen.exact):
         # Else a wrong original would widen the tolerance until anything passes.
         return LayerCheck(name, None, f"the original is {own:.1e} from its own closed form")
     outcome = _compare(lambda x: run_module(layer.forward, x), seen.input, (seen.original,), (seen.exact,))

@@ -23,9 +23,13 @@ MULTIPLE = 4
 FLOOR = 16
 """… plus this many roundings of the arithmetic, and one of the dtype, of the largest output."""
 
+_REFEREE = 64
 
-def floor(dtype: torch.dtype, roundings: int = FLOOR) -> float:
-    """One rounding of ``dtype`` and ``roundings`` of the arithmetic; 0 for integers and bools.
+
+def floor(dtype: torch.dtype, roundings: int = FLOOR, *, stored: int = 1) -> float:
+    """``stored`` roundings of ``dtype`` and ``roundings`` of the arithmetic; 0 for integers and bools.
+
+    In float64 the referee is no more exact than what it judges, and has its own roundings.
 
     >>> floor(torch.float32) / torch.finfo(torch.float32).eps, floor(torch.int64)
     (17.0, 0.0)
@@ -33,7 +37,8 @@ def floor(dtype: torch.dtype, roundings: int = FLOOR) -> float:
     if not dtype.is_floating_point:
         return 0.0
     eps = torch.finfo(dtype).eps
-    return eps + roundings * min(eps, torch.finfo(torch.float32).eps)
+    own = _REFEREE if dtype == torch.float64 else 0
+    return stored * eps + (roundings + own) * min(eps, torch.finfo(torch.float32).eps)
 
 
 @dataclass(frozen=True)
