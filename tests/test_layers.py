@@ -139,6 +139,7 @@ def test_public_names():
         "convert",
         "export_onnx",
         "load",
+        "migrate_checkpoint",
         "migrate_state_dict",
         "plan",
         "verify",

@@ -27,10 +27,11 @@ from ceconv_convert.verification.inputs import (
 from ceconv_convert.verification.referee import make_original, make_referee
 from ceconv_convert.verification.verdict import FLOOR, MULTIPLE, floor
 
-STORED = 2**4
-ROUNDINGS = 2**16
-"""A network amplifies roundings, of its dtype between layers and of the arithmetic within them; one this many
-of them from its float64 self is random, or cannot be judged."""
+_STORED = 2**8
+_ROUNDINGS = 2**16
+_CAP = 0.25
+"""A network amplifies roundings, of its dtype between layers and of the arithmetic within; one this many of
+them, or this part of its largest output, from its float64 self is random, or cannot be judged."""
 
 Outputs = tuple[Tensor, ...]
 Progress = Callable[[int, int], None]
@@ -176,9 +177,13 @@ def _run_or_say(module: nn.Module, x: Tensor, what: str) -> Outputs:
         raise VerificationError(f"{what}: {first_line(error)}") from error
 
 
+def _bound(dtype: torch.dtype) -> float:
+    return min(floor(dtype, _ROUNDINGS, stored=_STORED), _CAP)
+
+
 def _check_repeatable(first: Outputs, again: Outputs, dtype: torch.dtype) -> None:
     for found, repeated in zip(first, again, strict=True):
-        bound = floor(dtype, ROUNDINGS, stored=STORED) * largest(found)
+        bound = _bound(dtype) * largest(found)
         if found.shape != repeated.shape or distance(found, repeated) > bound:
             raise VerificationError(
                 "the original gives another output when it runs again on the same input: it is random in "
@@ -192,7 +197,7 @@ def _check_original(found: Outputs, exact: Outputs, dtype: torch.dtype) -> None:
         if not output.dtype.is_floating_point or output.shape != truth.shape:
             continue  # compared for equality; the verdict says so
         own, scale = distance(output, truth), largest(truth)
-        if own > floor(dtype, ROUNDINGS, stored=STORED) * scale:
+        if own > _bound(dtype) * scale:
             raise VerificationError(
                 f"the original is {own:.1e} from its own float64 referee, on outputs up to {scale:.1e}: "
                 "too far to judge anything by it"
