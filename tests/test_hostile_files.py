@@ -1,14 +1,12 @@
 """A corpus of hostile and damaged files: a clear error, nothing executed, bounded memory and time."""
 
+import contextlib
 import functools
 import io
-import json
 import operator
 import os
-import pickle
 import random
 import resource
-import shutil
 import struct
 import subprocess
 import sys
@@ -19,7 +17,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from ceconv_convert import CEConv2d, ConversionError, load, migrate_checkpoint
@@ -57,7 +54,7 @@ def reduces(mark):
         "eval": Calls(eval, f"__import__('os').mkdir({str(mark)!r})"),
         "a nested reduce": Calls(functools.reduce, operator.add, [Calls(os.mkdir, str(mark))]),
         "a functools chain": Calls(functools.partial, Calls(functools.partial, os.mkdir), str(mark)),
-        "a getattr": Calls(getattr, os, "mkdir"),
+        "a getattr": Calls(getattr, Calls(__import__, "os"), "mkdir"),
         "a method caller": Calls(operator.methodcaller, "mkdir", str(mark)),
         "torch.load": Calls(torch.load, str(mark)),
         "a subprocess": Calls(subprocess.Popen, ["mkdir", str(mark)]),
@@ -92,15 +89,11 @@ def test_nothing_is_executed(tmp_path, name, legacy):
 )
 def test_an_allowed_class_with_a_hostile_state(tmp_path, state):
     path = tmp_path / "a.pt"
-    torch.save(nn.Sequential(CEConv2d(1, 3, 3, 2, 3), WithState(nn.ReLU, state)) if False else _holding(state), path)
-    with pytest.raises(ConversionError):
-        load(path)
-
-
-def _holding(state):
     model = nn.Sequential(CEConv2d(1, 3, 3, 2, 3), nn.ReLU())
     vars(model)["_modules"]["1"] = WithState(nn.ReLU, state)
-    return model
+    torch.save(model, path)
+    with pytest.raises(ConversionError):
+        load(path)
 
 
 def repacked(source, target, change):
@@ -119,11 +112,9 @@ def test_a_path_that_climbs_out_is_not_followed(tmp_path, name):
     torch.save(small_network(), tmp_path / "a.pt")
     (tmp_path / "deep" / "er").mkdir(parents=True)
     path = repacked(tmp_path / "a.pt", tmp_path / "deep" / "er" / "b.pt", lambda e: e.update({name: b"x"}))
-    try:
+    with contextlib.suppress(UnreadableInputError):
         load(path)
-    except UnreadableInputError:
-        pass
-    assert not [found for found in tmp_path.rglob("climbed*")]
+    assert not list(tmp_path.rglob("climbed*"))
     assert not Path("/tmp/climbed").exists()
 
 
@@ -152,17 +143,9 @@ def prefixes(tmp_path):
 
 
 def nests(tmp_path):
-    found = {"a": torch.ones(1), "b": 1}
-    for _ in range(50_000):
-        found = {"model": found}
-    path = tmp_path / "a.pt"
-    with zipfile.ZipFile(path, "w"):
-        pass
     depth = 50_000
-    body = b"\x80\x02" + b"}q\x00X\x05\x00\x00\x00modelq\x01" * 0 + b"}" * depth
-    for _ in range(depth - 1):
-        body += b""
-    _raw_archive(path, b"\x80\x02" + b"}X\x05\x00\x00\x00model" * depth + b"}" + b"s" * depth + b".")
+    pickled = b"}X\x05\x00\x00\x00model" * depth + b"}" + b"s" * depth
+    _raw_archive(tmp_path / "a.pt", b"\x80\x02" + pickled + b".")
 
 
 def shared(tmp_path):
@@ -223,7 +206,7 @@ def test_memory_and_time_are_bounded(tmp_path, build):
 
 @pytest.mark.parametrize("source", FILES, ids=lambda path: path.name)
 def test_damaged_copies_of_every_container_are_errors_or_harmless(tmp_path, source):
-    """Bytes flipped, cut out and zeroed: whatever is read is read as an error of the family, or as a network."""
+    """Bytes flipped, cut out and zeroed: an error of the family, or a network."""
     random_ = random.Random(source.name)
     whole = source.read_bytes()
     path = tmp_path / source.name
@@ -241,7 +224,5 @@ def test_damaged_copies_of_every_container_are_errors_or_harmless(tmp_path, sour
         else:
             del content[start:]
         path.write_bytes(content)
-        try:
+        with contextlib.suppress(ConversionError):
             load(path)
-        except ConversionError:
-            continue
