@@ -1,5 +1,8 @@
 """The command line as a user sees it: what it prints, its exit code, and what is on disk afterwards."""
 
+import argparse
+import hashlib
+import json
 import os
 import re
 import signal
@@ -9,14 +12,16 @@ import sys
 import onnx
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from ceconv_convert import CEConv2d, cli, convert, load, pipeline
+import ceconv_convert
+from ceconv_convert import CEConv2d, cli, convert, load, migrate_state_dict, pipeline
 from ceconv_convert.graph import OnnxRunner
 from ceconv_convert.modules import FORMS
 from tests import foreign, hostile
-from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, relative, small_network
+from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, relative, same_state, small_network
 from tests.test_verify import Deciding
 
 
@@ -453,3 +458,96 @@ def test_a_network_that_ends_in_decisions_converts(run, folder):
     torch.save(Deciding(), "deciding.pt")
     code, out, _ = run("deciding.pt", "--allow", "tests.test_verify.Deciding", "-o", "a.onnx")
     assert code == 0, out
+
+
+CHECKPOINTS = [
+    "lightning_resnet44.ckpt",
+    "imagenet_hybrid18.pth.tar",
+    "compiled_ddp_resnet18.pth",
+    "torchvision_keys_resnet18.pth",
+    "half_resnet18.pth",
+]
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_stays_a_checkpoint(run, folder, name):
+    source = GOLDEN_SEQUENTIAL.with_name(name)
+    code, out, _ = run(source, "-o", "a.ckpt", "-o", "b.safetensors")
+    assert code == 0, out
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        before, after = torch.load(source, weights_only=True), torch.load("a.ckpt", weights_only=True)
+    nest = next((key for key in ("state_dict", "model") if key in before), None)
+    if nest is not None:
+        assert list(after) == [*before, "ceconv_convert"]
+        before, after = before[nest], after[nest]
+    assert same_state(after, migrate_state_dict(before))
+    found = load_file("b.safetensors")
+    assert same_state({key: found[key] for key in after}, dict(after))
+    left_out = [line for line in out.splitlines() if line.startswith("b.safetensors: ")]
+    assert len(left_out) == (nest is not None)
+    if name.startswith("lightning"):
+        assert "optimizer_states.0: the optimizer's state is carried over for 95 parameters, dropped" in out
+    code, _, err = run("a.ckpt", "-o", "c.onnx")
+    assert code == 3
+    assert "a.ckpt: its weights are in the form conv3d already" in err
+
+
+def test_a_checkpoint_is_kept_in_conv3d_alone(run, folder):
+    source = GOLDEN_SEQUENTIAL.with_name("half_resnet18.pth")
+    code, _, err = run(source, "--form", "conv2d", "-o", "a.pt")
+    assert code == 2
+    assert "a.pt would be a checkpoint in the form conv2d" in err
+    assert run(source, "--form", "conv2d", "-o", "a.safetensors", "--quiet")[0] == 0
+
+
+def test_hidden_layers_of_a_network_of_ones_own_are_known(run, folder):
+    """Its 5-D weights alone would be ambiguous; the network that the factory builds tells."""
+    torch.save({"net": {f"module.{k}": v for k, v in odd_network().state_dict().items()}}, "a.pt")
+    code, out, err = run("a.pt", "--model", "tests.test_cli:odd_network", "-o", "b.pt")
+    assert code == 0, out + err
+    found = torch.load("b.pt", weights_only=True)["net"]
+    converted = convert(odd_network())
+    converted.load_state_dict({key.removeprefix("module."): tensor for key, tensor in found.items()})
+
+
+def odd_network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        CEConv2d(1, 3, 3, 4, 3, learnable=True),
+        CEConv2d(3, 5, 4, 4, 3, separable=False),
+        nn.Conv3d(4, 4, (2, 3, 3)),
+        CEConv2d(4, 4, 4, 4, 3, separable=False),
+    )
+
+
+def test_every_output_says_where_it_comes_from(run, folder):
+    outputs = ["a.pt", "b.safetensors", "c.onnx"]
+    assert run(COLOR_DIGITS, *(x for name in outputs for x in ("-o", name)))[0] == 0
+    with safe_open("b.safetensors", "pt") as file:
+        beside = json.loads(file.metadata()["ceconv_convert"])
+    (entry,) = onnx.load("c.onnx").metadata_props
+    within = json.loads(entry.value)
+    attribute = load("a.pt").ceconv_convert
+    onnx.checker.check_model("c.onnx", full_check=True)
+    for made in (attribute, beside, within):
+        assert made["tool"] == f"ceconv-convert {ceconv_convert.__version__}"
+        assert made["source"] == COLOR_DIGITS.name
+        assert made["source_sha256"] == hashlib.sha256(COLOR_DIGITS.read_bytes()).hexdigest()
+        assert made["versions"]["torch"] == torch.__version__
+        assert [layer["kind"] for layer in made["layers"]][:3] == ["lifting", "separable", "hidden"]
+        assert made["form"] == "conv3d"
+        assert made["verdict"]["passed"] is True
+        assert made["verdict"]["error"] <= made["verdict"]["tolerance"]
+    assert attribute == beside
+    assert within["verdict"]["candidate"] == "c.onnx in ONNX Runtime"
+    assert load("a.pt").state_dict().keys() == load_file("b.safetensors").keys()
+
+
+def test_the_same_call_writes_the_same_bytes(run, folder):
+    for name in ("a.pt", "a.safetensors", "a.onnx"):
+        contents = []
+        for place in ("one", "two"):
+            (folder / place).mkdir(exist_ok=True)
+            assert run(COLOR_DIGITS, "-o", f"{place}/{name}")[0] == 0
+            contents.append((folder / place / name).read_bytes())
+        assert contents[0] == contents[1], name

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from ceconv_convert import CEConv2d, convert, load, migrate_state_dict
+from ceconv_convert import CEConv2d, convert, load, migrate_state_dict, plan
 from ceconv_convert.architectures import CECNN, BasicBlock, HybridResNet, ResNet
-from ceconv_convert.errors import NothingToConvertError, StateDictError
+from ceconv_convert.errors import NothingToConvertError, SpecError, StateDictError
 from tests.support import FIXTURES, same_state, shake, small_network
 
 
@@ -129,3 +129,25 @@ def test_wrong_directions_are_said():
     both["pointwise_weight"] = torch.ones(1)
     with pytest.raises(StateDictError, match="both a transformation_matrix and a pointwise_weight"):
         migrate_state_dict(both)
+
+
+@EVERY_MODEL
+def test_the_plan_of_a_state_dict_is_the_plan_of_its_model_as_far_as_tensors_tell(build):
+    model = built(build)
+    state = model.state_dict()
+    by_module = {row.name: row for row in plan(model)}
+    for row in plan(state):
+        expected = by_module.get(row.name)
+        if expected is None:  # another name of a shared module
+            continue
+        assert (row.kind, row.channels, row.kernel_size) == (
+            expected.kind, expected.channels, expected.kernel_size,
+        )  # fmt: skip
+        assert (row.bytes_before, row.bytes_after) == (expected.bytes_before, expected.bytes_after)
+    assert by_module.keys() <= {row.name for row in plan(state)}
+    assert "conv3d" in str(plan(state))
+
+
+def test_a_state_dict_takes_one_form():
+    with pytest.raises(SpecError, match="conv3d alone"):
+        plan(small_network().state_dict(), "conv2d")

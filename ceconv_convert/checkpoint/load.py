@@ -16,11 +16,18 @@ from ceconv_convert.checkpoint.container import (
     published_keys,
     without_prefix,
 )
+from ceconv_convert.checkpoint.migrate import is_migrated
 from ceconv_convert.checkpoint.names import import_from
 from ceconv_convert.checkpoint.sanity import check_tensors
 from ceconv_convert.checkpoint.skeleton import check_skeleton
 from ceconv_convert.checkpoint.source import Source, read_source
-from ceconv_convert.errors import FOREIGN_FAILURES, SpecError, UnreadableInputError, first_line
+from ceconv_convert.errors import (
+    FOREIGN_FAILURES,
+    NothingToConvertError,
+    SpecError,
+    UnreadableInputError,
+    first_line,
+)
 from ceconv_convert.modules import unwrapped
 
 
@@ -54,6 +61,7 @@ def load(
     Raises:
         UnreadableInputError: for a file that is missing, damaged, no network that is known, or names other
             classes, all of which the message lists.
+        NothingToConvertError: for weights that are migrated already.
     """
     return build_network(read_source(Path(path), allow, unsafe=unsafe), model=model, arguments=arguments)
 
@@ -73,7 +81,14 @@ def build_network(
             return unwrapped(found)
         if isinstance(found, Weights):
             check_tensors(found.tensors, source.path)
+            if model is None and is_migrated(found.tensors):
+                raise NothingToConvertError(
+                    "its weights are in the form conv3d already: load them into a converted network, or take "
+                    'them back with migrate_checkpoint(…, to="ceconv")'
+                )
             return _assemble(found.tensors, _factory(model), arguments or {})
+    except NothingToConvertError as error:
+        raise NothingToConvertError(f"{source.path}: {error}") from error
     except (UnreadableInputError, SpecError) as error:
         raise UnreadableInputError(f"{source.path}: {error}") from error
     raise UnreadableInputError(

@@ -20,6 +20,8 @@ from ceconv_convert.kernel.color import color_order
 from ceconv_convert.read.tensors import TensorLayer, find_layers
 
 Direction = Literal["conv3d", "ceconv"]
+_DIMENSIONS = 5
+"""Of every color-equivariant weight, and of a Conv3d's."""
 
 
 def migrate_state_dict(
@@ -96,6 +98,18 @@ def moved(layer: TensorLayer, tensor: Tensor, to: Direction) -> Tensor:
     if to == "conv3d":
         return lifting_conv3d_weight(tensor, order)
     return from_lifting_conv3d_weight(tensor, order)
+
+
+def is_migrated(state: Mapping[str, Tensor]) -> bool:
+    """Whether lifting layers are in the form ``conv3d`` already; without one the tensors do not tell."""
+    lifting = [
+        TensorLayer(key.removesuffix("weight"), "lifting", weight, matrix=matrix)
+        for key, weight in state.items()
+        if key.split(".")[-1] == "weight"
+        and weight.dim() == _DIMENSIONS
+        and (matrix := state.get(f"{key.removesuffix('weight')}transformation_matrix")) is not None
+    ]
+    return any(_form(layer) == "conv3d" for layer in lifting)
 
 
 def _check_direction(layers: list[TensorLayer], to: Direction) -> None:

@@ -10,7 +10,8 @@ from torch import nn
 from ceconv_convert.errors import NothingToConvertError, RefusedLayerError
 from ceconv_convert.modules import copy_model, form_named, replace_modules
 from ceconv_convert.read import Refusal, find_sites
-from ceconv_convert.rewrite.plan import Plan, plan_sites
+from ceconv_convert.rewrite.plan import plan_sites
+from ceconv_convert.rewrite.rows import Plan
 
 _HOOKS = (
     "_forward_pre_hooks",

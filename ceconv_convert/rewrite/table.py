@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ceconv_convert.rewrite.plan import Plan, PlanRow
+    from ceconv_convert.rewrite.rows import Plan, PlanRow
 
 HEADINGS = (
     "layer",
