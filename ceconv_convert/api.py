@@ -16,11 +16,21 @@ from ceconv_convert.graph import (
     OnnxRunner,
     check_dtype,
     check_file,
+    values_of,
     write_metadata,
     write_onnx,
 )
 from ceconv_convert.rewrite import convert, plan, row_as_data
-from ceconv_convert.verification import Evidence, Verdict, gather, judge, judge_module, verdict_as_data
+from ceconv_convert.verification import (
+    Evidence,
+    Turn,
+    Verdict,
+    gather,
+    judge,
+    judge_module,
+    symmetries_of,
+    verdict_as_data,
+)
 from ceconv_convert.verification.evidence import Progress
 
 __all__ = [
@@ -171,5 +181,9 @@ def _write_and_judge(
 
 
 def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:
-    """Judge an ONNX file in ONNX Runtime."""
-    return judge(evidence, OnnxRunner(path), f"{path.name} in ONNX Runtime", progress=progress)
+    """Judge an ONNX file in ONNX Runtime: its outputs, and its values along the network."""
+    run = OnnxRunner(path)
+    steps = evidence.walk.compare_values(values_of(path, evidence.walk.input))
+    symmetries = symmetries_of(evidence.turn, run) if isinstance(evidence.turn, Turn) else []
+    candidate = f"{path.name} in ONNX Runtime"
+    return judge(evidence, run, candidate, steps=steps, symmetries=symmetries, progress=progress)

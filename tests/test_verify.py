@@ -115,7 +115,7 @@ def test_an_original_that_is_not_its_closed_form_fails():
     """Else its own error would widen the tolerance until anything passes."""
     model = small_network()
     evidence = gather(model)
-    layer = evidence.layers["4"]
+    layer = evidence.layers["4"][0]
     layer.original.mul_(1.01)
     verdict = judge_module(evidence, convert(model), "the network")
     assert "layer 4: the original is" in str(verdict)

@@ -4,6 +4,7 @@ from ceconv_convert.graph.check import check_file
 from ceconv_convert.graph.export import DEFAULT_OPSET, Axes, write_onnx
 from ceconv_convert.graph.metadata import write_metadata
 from ceconv_convert.graph.runtime import OnnxRunner, check_dtype
+from ceconv_convert.graph.values import values_of
 
 __all__ = [
     "DEFAULT_OPSET",
@@ -11,6 +12,7 @@ __all__ = [
     "OnnxRunner",
     "check_dtype",
     "check_file",
+    "values_of",
     "write_metadata",
     "write_onnx",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ceconv_convert.errors import ExportError, first_line
 
-_FAILURES = (
+FAILURES = (
     errors.EPFail,
     errors.Fail,
     errors.InvalidArgument,
@@ -36,6 +36,14 @@ def check_dtype(dtype: torch.dtype) -> None:
         )
 
 
+def session_options() -> onnxruntime.SessionOptions:
+    """Quiet, and asleep while it waits: idle sessions would spin on the cores of the others."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 class OnnxRunner:
     """A session on the CPU provider: ``runner(x)`` gives the outputs as a tuple of tensors.
 
@@ -44,15 +52,11 @@ class OnnxRunner:
     """
 
     def __init__(self, path: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        # Idle sessions of one process would spin on the cores of the others.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), sess_options=options, providers=["CPUExecutionProvider"]
+                str(path), sess_options=session_options(), providers=["CPUExecutionProvider"]
             )
-        except _FAILURES as error:
+        except FAILURES as error:
             raise ExportError(f"ONNX Runtime cannot load the file: {first_line(error)}") from error
         self._input = self._session.get_inputs()[0].name
 
@@ -64,6 +68,6 @@ class OnnxRunner:
         """
         try:
             outputs = self._session.run(None, {self._input: x.cpu().numpy()})
-        except _FAILURES as error:
+        except FAILURES as error:
             raise RuntimeError(f"ONNX Runtime: {first_line(error)}") from error
         return tuple(torch.from_numpy(output) for output in outputs)

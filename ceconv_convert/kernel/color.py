@@ -73,7 +73,7 @@ def acts_as(matrix: Tensor, order: ColorOrder, rotations: int) -> bool:
         return False
     # Zeros and ones are exact in every dtype: few digits are no excuse to take another matrix for this one.
     eps = min(torch.finfo(matrix.dtype).eps, torch.finfo(torch.float32).eps)
-    return max(2, rotations - 1) * _distance(matrix, order) <= 16 * eps
+    return max(2, rotations - 1) * _distance(matrix, order) <= 3 * eps
 
 
 def rotations_of(matrix: Tensor, most: int = 64) -> int | None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
-from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.inputs import (
@@ -24,26 +23,21 @@ from ceconv_convert.verification.inputs import (
     random_input,
     why_not,
 )
+from ceconv_convert.verification.layers import LayerEvidence, evidence_on, random_evidence
 from ceconv_convert.verification.referee import make_original, make_referee
+from ceconv_convert.verification.steps import leaf_names, record
+from ceconv_convert.verification.symmetry import Turn, expect, expect_output, turn_hue
 from ceconv_convert.verification.verdict import FLOOR, MULTIPLE, floor
+from ceconv_convert.verification.walk import Walk, has_features
 
 _STORED = 2**8
 _ROUNDINGS = 2**16
-_CAP = 0.25
+_CAP = 0.5
 """A network amplifies roundings, of its dtype between layers and of the arithmetic within; one this many of
 them, or this part of its largest output, from its float64 self is random, or cannot be judged."""
 
 Outputs = tuple[Tensor, ...]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class LayerEvidence:
-    """One layer on a random input of its own."""
-
-    input: Tensor
-    original: Tensor
-    exact: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +51,10 @@ class Evidence:
         inputs: seeded random, batches of 1, 2 and 5, at one image size or two.
         original: the original's outputs, in eval mode.
         exact: the referee's outputs, float64.
-        layers: likewise for each color-equivariant layer, by name.
+        layers: each color-equivariant layer by itself, by name: on a random input, then on what it sees.
+        walk: the original and the referee step by step, on the first input.
+        turn: the first input with its hue turned, and what is expected; a text where there is no hue to turn.
+        data: the user's inputs, with the original's and the referee's outputs on each batch; may be empty.
     """
 
     shape: Shape
@@ -66,7 +63,9 @@ class Evidence:
     inputs: tuple[Tensor, ...]
     original: tuple[Outputs, ...]
     exact: tuple[Outputs, ...]
-    layers: Mapping[str, LayerEvidence]
+    layers: Mapping[str, tuple[LayerEvidence, ...]]
+    walk: Walk
+    turn: Turn | str
 
     def explain(self) -> list[str]:
         """What verdicts rest on: the inputs, and where the tolerance comes from."""
@@ -121,7 +120,7 @@ def gather(
     steps = 2 * len(inputs) + len(specs)
     done = 0
 
-    def step() -> None:
+    def advance() -> None:
         nonlocal done
         done += 1
         if progress is not None:
@@ -130,20 +129,24 @@ def gather(
     outputs, exact = [], []
     for x in inputs:
         outputs.append(_run_or_say(original, x, f"the original does not run on {as_text(tuple(x.shape))}"))
-        step()
+        advance()
         without = "the network does not run in float64, which the referee needs"
         exact.append(_run_or_say(referee, x.double(), without))
-        step()
-    layers = {}
-    for name, spec in specs.items():
-        layers[name] = _layer_evidence(original.get_submodule(name), spec, seed, dtype, device)
-        step()
+        advance()
     if not any(output.numel() for found in outputs for output in found):
         raise VerificationError("the original gives no numbers, and nothing can be compared with it")
+    walk, turn = _walk(original, referee, specs, inputs[0]), _turn(original, referee, specs, inputs[0])
+    layers = {}
+    for name, spec in specs.items():
+        layer = original.get_submodule(name)
+        seen = [step.input for step in walk.original if step.name == name and step.input.dtype == dtype]
+        real = (evidence_on(layer, spec, x) for x in seen)
+        layers[name] = (random_evidence(layer, spec, seed, dtype, device), *real)
+        advance()
     _check_repeatable(outputs[0], run_module(original, inputs[0]), dtype)
     for found, wanted in zip(outputs, exact, strict=True):
         _check_original(found, wanted, dtype)
-    return Evidence(shape, fixed_size, dtype, inputs, tuple(outputs), tuple(exact), layers)
+    return Evidence(shape, fixed_size, dtype, inputs, tuple(outputs), tuple(exact), layers, walk, turn)
 
 
 def run_module(module: Callable[[Tensor], object], x: Tensor) -> Outputs:
@@ -204,12 +207,34 @@ def _check_original(found: Outputs, exact: Outputs, dtype: torch.dtype) -> None:
             )
 
 
-def _layer_evidence(
-    layer: nn.Module, spec: KernelSpec, seed: int, dtype: torch.dtype, device: torch.device
-) -> LayerEvidence:
-    rows, columns = spec.kernel_size
-    rotations = () if spec.kind == "lifting" else (spec.in_rotations,)
-    size = (rows + 2 * spec.stride[0] + 3, columns + 2 * spec.stride[1] + 4)
-    x = random_input((2, spec.in_channels, *rotations, *size), seed, dtype, device)
-    with torch.no_grad():  # the forward pass alone: a hook is no part of what is converted
-        return LayerEvidence(x, layer.forward(x), evaluate(spec, x.double()))
+def _walk(original: nn.Module, referee: nn.Module, specs: Mapping[str, KernelSpec], x: Tensor) -> Walk:
+    names = leaf_names(original, specs)
+    steps = record(original, x, names)
+    exact = {step.key: step.output for step in record(referee, x.double(), names)}
+    comparable = {
+        step.key: exact[step.key]
+        for step in steps
+        if step.key in exact and exact[step.key].shape == step.output.shape and has_features(exact[step.key])
+    }
+    return Walk(x, steps, comparable, frozenset(specs))
+
+
+def _turn(original: nn.Module, referee: nn.Module, specs: Mapping[str, KernelSpec], x: Tensor) -> Turn | str:
+    turned = turn_hue(x, specs)
+    if isinstance(turned, str):
+        return turned
+    found = [record(original, image, specs) for image in (x, turned)]
+    truth = [record(referee, image.double(), specs) for image in (x, turned)]
+    plain, after, exact, exact_after = (
+        {step.key: step.output for step in steps} for steps in (*found, *truth)
+    )
+    layers = {
+        key: expect(plain[key], after[key], exact[key], exact_after[key], specs[key[0]])
+        for key in plain
+        if key in after and key in exact and key in exact_after and plain[key].shape == after[key].shape
+    }
+    outputs = [
+        *(run_module(original, image)[0] for image in (x, turned)),
+        *(run_module(referee, image.double())[0] for image in (x, turned)),
+    ]
+    return Turn(x, turned, layers, expect_output(outputs[0], outputs[1], outputs[2], outputs[3]), x.dtype)

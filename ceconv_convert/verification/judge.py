@@ -10,21 +10,34 @@ from torch import Tensor, nn
 from ceconv_convert.errors import FOREIGN_FAILURES, first_line
 from ceconv_convert.modules import TargetLayer, copy_model
 from ceconv_convert.verification.distance import distance, distances, largest
-from ceconv_convert.verification.evidence import Evidence, LayerEvidence, Outputs, Progress, run_module
+from ceconv_convert.verification.evidence import Evidence, Outputs, Progress, run_module
 from ceconv_convert.verification.inputs import as_text
-from ceconv_convert.verification.verdict import Case, LayerCheck, Measure, Verdict, floor, pool
+from ceconv_convert.verification.layers import check_layer, mismatch
+from ceconv_convert.verification.steps import Step, record
+from ceconv_convert.verification.symmetry import Turn
+from ceconv_convert.verification.verdict import (
+    Agreement,
+    Case,
+    LayerCheck,
+    Measure,
+    StepCheck,
+    Symmetry,
+    Verdict,
+    pool,
+)
+from ceconv_convert.verification.walk import first_divergence
 
-_STORED = 4
-_LAYER_BOUND = 2**10
-"""An original layer this many roundings from its closed form computes something else."""
+Run = Callable[[Tensor], Outputs]
 
 
 def judge(
     evidence: Evidence,
-    run: Callable[[Tensor], Outputs],
+    run: Run,
     candidate: str,
     *,
     layers: Sequence[LayerCheck] = (),
+    steps: Sequence[StepCheck] = (),
+    symmetries: Sequence[Symmetry] = (),
     progress: Progress | None = None,
 ) -> Verdict:
     """Run a candidate on the evidence's inputs and judge its outputs.
@@ -34,18 +47,21 @@ def judge(
         run: the candidate: input → outputs, in the original's order.
         candidate: its name in words.
         layers: checks already made of its layers; one that failed fails the verdict.
+        steps: its features along the network; one of a layer that is off fails the verdict.
+        symmetries: what became of them when the hue turned; one that failed fails the verdict.
         progress: called with inputs done and inputs in all.
     """
     cases: list[Case] = []
-    problem = next(
-        (f"layer {check.name or '(root)'}: {check.problem}" for check in layers if check.problem), None
-    )
+    found: list[Outputs] = []
+    broken = None
     for index, x in enumerate(evidence.inputs):
         outcome = _compare(run, x, evidence.original[index], evidence.exact[index])
         if isinstance(outcome, str):
-            problem = problem or outcome
+            broken = outcome
             break
-        cases += outcome
+        outputs, measured = outcome
+        found.append(outputs)
+        cases += measured
         if progress is not None:
             progress(index + 1, len(evidence.inputs))
     measures = [
@@ -53,38 +69,87 @@ def judge(
         for output in sorted({case.output for case in cases})
     ]
     worst = max(measures, key=lambda measure: measure.strain, default=Measure(0.0, 0.0, 0.0, evidence.dtype))
-    return Verdict(candidate, tuple(cases), tuple(layers), worst, problem or worst.problem)
+    problem = _problem(layers, broken or worst.problem, steps, symmetries)
+    return Verdict(
+        candidate,
+        tuple(cases),
+        tuple(layers),
+        worst,
+        problem,
+        tuple(steps),
+        _agreement(evidence.original, found),
+        tuple(symmetries),
+    )
 
 
 def judge_module(
     evidence: Evidence, converted: nn.Module, candidate: str, *, progress: Progress | None = None
 ) -> Verdict:
-    """Judge a converted module, whole and layer by layer. ``converted`` is not changed."""
+    """Judge a converted module, whole, layer by layer and step by step. ``converted`` is not changed."""
     module = copy_model(converted).eval()
     checks = [
-        _check_layer(name, layer, evidence.layers[name])
+        check_layer(name, layer, evidence.layers[name][0], evidence.layers[name][1:])
         for name, layer in module.named_modules()
         if isinstance(layer, TargetLayer) and name in evidence.layers
     ]
-    return judge(evidence, lambda x: run_module(module, x), candidate, layers=checks, progress=progress)
+
+    def run(x: Tensor) -> Outputs:
+        return run_module(module, x)
+
+    names = {name for name, _ in module.named_modules()} & {step.name for step in evidence.walk.original}
+    found = _record(module, evidence.walk.input, names)
+    steps = evidence.walk.compare_steps(found)
+    symmetries: list[Symmetry] = []
+    if isinstance(evidence.turn, Turn):
+        symmetries = symmetries_of(
+            evidence.turn, run, found, _record(module, evidence.turn.turned, names & evidence.walk.layers)
+        )
+    return judge(
+        evidence, run, candidate, layers=checks, steps=steps, symmetries=symmetries, progress=progress
+    )
 
 
-def _check_layer(name: str, layer: nn.Module, seen: LayerEvidence) -> LayerCheck:
-    own = distance(seen.original, seen.exact)
-    if not own <= floor(seen.input.dtype, _LAYER_BOUND, stored=_STORED) * largest(seen.exact):
-        # Else a wrong original would widen the tolerance until anything passes.
-        return LayerCheck(name, None, f"the original is {own:.1e} from its own closed form")
-    outcome = _compare(lambda x: run_module(layer.forward, x), seen.input, (seen.original,), (seen.exact,))
-    if isinstance(outcome, str):
-        return LayerCheck(name, None, outcome)
-    measure = pool(case.measure for case in outcome)
-    return LayerCheck(name, measure, measure.problem)
+def symmetries_of(
+    turn: Turn, run: Run, plain: Sequence[Step] = (), turned: Sequence[Step] = ()
+) -> list[Symmetry]:
+    """The equivariance oracle on a candidate; nothing where it does not run, which its outputs tell."""
+    try:
+        return turn.compare(run, plain, turned)
+    except FOREIGN_FAILURES:
+        return []
 
 
-def _compare(
-    run: Callable[[Tensor], Outputs], x: Tensor, original: Outputs, exact: Outputs
-) -> list[Case] | str:
-    """A case for each output, or what keeps them from being compared by number."""
+def _record(module: nn.Module, x: Tensor, names: set[str]) -> list[Step]:
+    try:
+        return record(module, x, [name for name, _ in module.named_modules() if name in names])
+    except FOREIGN_FAILURES:
+        return []  # its outputs tell
+
+
+def _problem(
+    layers: Sequence[LayerCheck],
+    output: str | None,
+    steps: Sequence[StepCheck],
+    symmetries: Sequence[Symmetry],
+) -> str | None:
+    """What is wrong, and where it begins: the layer itself, if one is; else the first step that is off."""
+    for check in layers:
+        if check.problem is not None:
+            return f"layer {check.name or '(root)'}: {check.problem}"
+    first = first_divergence([step for step in steps if step.measure is not None or output is not None])
+    off = next((step for step in steps if step.measure is not None and step.problem is not None), None)
+    if output is not None:
+        return output if first is None else f"{output}; it begins at {first.name}: {first.problem}"
+    if off is not None:
+        return f"{off.name}: the features after it: {off.problem}"
+    turned = next((symmetry for symmetry in symmetries if symmetry.problem is not None), None)
+    if turned is not None:
+        return f"{turned.name}: it is not as equivariant as the original: {turned.problem}"
+    return None
+
+
+def _compare(run: Run, x: Tensor, original: Outputs, exact: Outputs) -> tuple[Outputs, list[Case]] | str:
+    """The outputs and a case for each, or what keeps them from being compared by number."""
     try:
         outputs = run(x)
     except FOREIGN_FAILURES as failure:
@@ -93,11 +158,11 @@ def _compare(
         return f"it gives {len(outputs)} outputs, the original {len(original)}"
     cases = []
     for index, (found, wanted, truth) in enumerate(zip(outputs, original, exact, strict=True)):
-        problem = _mismatch(found, wanted, truth)
+        problem = mismatch(found, wanted, truth)
         if problem is not None:
             return problem
         cases.append(Case(tuple(x.shape), index, _measure(found, wanted, truth, x.dtype)))
-    return cases
+    return outputs, cases
 
 
 def _measure(found: Tensor, wanted: Tensor, truth: Tensor, dtype: torch.dtype) -> Measure:
@@ -108,12 +173,13 @@ def _measure(found: Tensor, wanted: Tensor, truth: Tensor, dtype: torch.dtype) -
     return Measure(distance(found, truth), distance(wanted, truth), largest(truth), dtype)
 
 
-def _mismatch(found: Tensor, wanted: Tensor, truth: Tensor) -> str | None:
-    if found.shape != wanted.shape:
-        return f"it gives shape {as_text(tuple(found.shape))}, the original {as_text(tuple(wanted.shape))}"
-    if found.dtype != wanted.dtype:
-        return f"it gives {found.dtype}, the original {wanted.dtype}"
-    for tensor, whose in ((truth, "the referee"), (wanted, "the original"), (found, "it")):
-        if not bool(torch.isfinite(tensor).all()):
-            return f"{whose} gives NaN or Inf"
-    return None
+def _agreement(original: Sequence[Outputs], found: Sequence[Outputs]) -> Agreement | None:
+    """Of the first output that looks like class scores: ``[B, classes]``, two or more."""
+    same = of = 0
+    for wanted, outputs in zip(original, found, strict=False):
+        for left, right in zip(wanted, outputs, strict=True):
+            if left.dim() == 2 and left.shape[1] > 1 and left.dtype.is_floating_point:
+                same += int((left.argmax(1).cpu() == right.argmax(1).cpu()).sum())
+                of += left.shape[0]
+                break
+    return Agreement(same, of) if of else None

@@ -25,6 +25,9 @@ FLOOR = 16
 
 _REFEREE = 64
 
+PRODUCTS = 32
+"""Likewise of a single layer, of the sum of its absolute products."""
+
 
 def floor(dtype: torch.dtype, roundings: int = FLOOR, *, stored: int = 1) -> float:
     """``stored`` roundings of ``dtype`` and ``roundings`` of the arithmetic; 0 for integers and bools.
@@ -50,17 +53,28 @@ class Measure:
         original_error: the original's own.
         scale: largest absolute value of the referee's output.
         dtype: the model's; of an output of integers or bools, its own.
+        reach: largest sum of absolute products behind an output, where it is known: what roundings of the
+            arithmetic are relative to. Else they are taken relative to ``scale``.
     """
 
     error: float
     original_error: float
     scale: float
     dtype: torch.dtype
+    reach: float | None = None
 
     @property
     def tolerance(self) -> float:
         """The largest error that passes."""
-        return MULTIPLE * self.original_error + floor(self.dtype) * self.scale
+        if self.reach is None:
+            return MULTIPLE * self.original_error + floor(self.dtype) * self.scale
+        rounded = floor(self.dtype, 0) * self.scale + floor(self.dtype, PRODUCTS, stored=0) * self.reach
+        return MULTIPLE * self.original_error + rounded
+
+    @property
+    def relative_error(self) -> float:
+        """The error over the largest output."""
+        return self.error / self.scale if self.scale else float(self.error > 0)
 
     @property
     def strain(self) -> float:
@@ -94,16 +108,65 @@ class Case:
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """One converted layer on a random input of its own; without a measure where it could not be compared."""
+    """One converted layer by itself; without measures where it could not be compared.
+
+    Attributes:
+        name: its path.
+        measure: on a random input, of the channel that comes closest to its tolerance.
+        real: likewise on what it sees inside the network; None where the network was not walked through.
+        problem: what is wrong; None where nothing is.
+    """
 
     name: str
     measure: Measure | None
     problem: str | None
+    real: Measure | None = None
 
     @property
     def passed(self) -> bool:
         """Whether the layer is right."""
         return self.problem is None
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """What becomes of features, or of the output, when the input's hue turns by one rotation.
+
+    Attributes:
+        name: the layer's path, or ``output``.
+        reason: why nothing is to be expected of it, by design; None where something is.
+        original: how far the original's features are from rolling by one, or its output from staying;
+            relative to the largest.
+        candidate: likewise; None where it cannot be seen.
+        problem: what is wrong; None where nothing is.
+    """
+
+    name: str
+    reason: str | None
+    original: float
+    candidate: float | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class StepCheck:
+    """The features after one step of the network, with all that came before it."""
+
+    name: str
+    is_layer: bool
+    measure: Measure | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often the largest of an output's scores is the same."""
+
+    same: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"top-1 alike on {self.same} of {self.of}"
 
 
 @dataclass(frozen=True)
@@ -116,6 +179,9 @@ class Verdict:
         layers: one a converted layer; empty where the candidate has no layers to look at.
         worst: of the output that comes closest to its tolerance, over all inputs.
         problem: why it failed; None where it passed.
+        steps: the features after each step of the network, on the first input.
+        agreement: of the largest scores, where an output looks like class scores.
+        symmetries: the equivariance oracle, one a layer and one for the output.
     """
 
     candidate: str
@@ -123,6 +189,9 @@ class Verdict:
     layers: tuple[LayerCheck, ...]
     worst: Measure
     problem: str | None
+    steps: tuple[StepCheck, ...] = ()
+    agreement: Agreement | None = None
+    symmetries: tuple[Symmetry, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -158,8 +227,10 @@ def verdict_as_line(*verdicts: Verdict) -> str:
     inputs = max(len({case.shape for case in verdict.cases}) for verdict in verdicts)
     layers = max(len(verdict.layers) for verdict in verdicts)
     worst = max((verdict.worst for verdict in verdicts), key=lambda measure: measure.strain)
+    agreements = [verdict.agreement for verdict in verdicts if verdict.agreement is not None]
+    alike = min(agreements, key=lambda agreement: agreement.same / agreement.of, default=None)
     return (
         f"PASS: {' and '.join(verdict.candidate for verdict in verdicts)}: worst error {worst.error:.1e}, "
         f"the original's own {worst.original_error:.1e}, tolerance {worst.tolerance:.1e}, "
-        f"on {inputs} inputs{f' and {layers} layers' if layers else ''}"
+        f"on {inputs} inputs{f' and {layers} layers' if layers else ''}{f', {alike}' if alike else ''}"
     )

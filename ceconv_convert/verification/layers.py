@@ -1,0 +1,116 @@
+"""One layer by itself: on a random input, and on what it sees inside the network.
+
+Judged channel by channel, each against the roundings that its own sums can have: a channel of small weights
+is held to small errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ceconv_convert.errors import FOREIGN_FAILURES, first_line
+from ceconv_convert.kernel.reference import evaluate
+from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.verification.distance import distance, distances, largest
+from ceconv_convert.verification.inputs import as_text, random_input
+from ceconv_convert.verification.verdict import LayerCheck, Measure, floor
+
+_STORED = 4
+_LAYER_BOUND = 2**10
+"""An original layer this many roundings from its closed form computes something else."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerEvidence:
+    """One input of a layer, with what the original and its closed form make of it.
+
+    Attributes:
+        input: in the network's dtype.
+        original: ``[B, O, N_out, H, W]``.
+        exact: likewise, in float64.
+        reach: ``[O]``, the largest sum of absolute products behind an output of each channel.
+    """
+
+    input: Tensor
+    original: Tensor
+    exact: Tensor
+    reach: Tensor
+
+
+def random_evidence(
+    layer: nn.Module, spec: KernelSpec, seed: int, dtype: torch.dtype, device: torch.device
+) -> LayerEvidence:
+    """A layer on a random input of a few pixels more than its kernel."""
+    rows, columns = spec.kernel_size
+    rotations = () if spec.kind == "lifting" else (spec.in_rotations,)
+    size = (rows + 2 * spec.stride[0] + 3, columns + 2 * spec.stride[1] + 4)
+    return evidence_on(
+        layer, spec, random_input((2, spec.in_channels, *rotations, *size), seed, dtype, device)
+    )
+
+
+def evidence_on(layer: nn.Module, spec: KernelSpec, x: Tensor) -> LayerEvidence:
+    """A layer on an input that is given. The forward pass alone: a hook is no part of what is converted."""
+    with torch.no_grad():
+        absolute = spec.map(torch.abs)
+        reach = evaluate(absolute, x.double().abs()).flatten(2).amax((0, 2))
+        return LayerEvidence(x, layer.forward(x.clone()), evaluate(spec, x.double()), reach.cpu())
+
+
+def check_layer(
+    name: str, layer: nn.Module, on_random: LayerEvidence, on_real: tuple[LayerEvidence, ...]
+) -> LayerCheck:
+    """A converted layer against its evidence."""
+    measures: list[Measure] = []
+    for seen in (on_random, *on_real):
+        outcome = _check(layer, seen)
+        if isinstance(outcome, str):
+            return LayerCheck(name, measures[0] if measures else None, outcome)
+        measures.append(outcome)
+        if outcome.problem is not None:
+            break
+    worst = max(measures[1:], key=lambda measure: measure.strain, default=None)
+    problem = next((measure.problem for measure in measures if measure.problem), None)
+    return LayerCheck(name, measures[0], problem, worst)
+
+
+def _check(layer: nn.Module, seen: LayerEvidence) -> Measure | str:
+    own = distance(seen.original, seen.exact)
+    bound = floor(seen.input.dtype, _LAYER_BOUND, stored=_STORED) * largest(seen.exact)
+    if not own <= max(bound, floor(seen.input.dtype) * float(seen.reach.max())):
+        # Else a wrong original would widen the tolerance until anything passes.
+        return f"the original is {own:.1e} from its own closed form"
+    try:
+        with torch.no_grad():
+            found = layer.forward(seen.input.clone())
+    except FOREIGN_FAILURES as failure:
+        return f"it does not run on {as_text(tuple(seen.input.shape))}: {first_line(failure)}"
+    problem = mismatch(found, seen.original, seen.exact)
+    if problem is not None:
+        return problem
+    errors, originals, scales = (
+        tensor.flatten(2).amax((0, 2)).tolist()
+        for tensor in (
+            distances(found, seen.exact),
+            distances(seen.original, seen.exact),
+            seen.exact.abs().cpu(),
+        )
+    )
+    channels = zip(errors, originals, scales, seen.reach.tolist(), strict=True)
+    measures = [Measure(e, o, s, found.dtype, reach) for e, o, s, reach in channels]
+    return max(measures, key=lambda measure: measure.strain)
+
+
+def mismatch(found: Tensor, wanted: Tensor, truth: Tensor) -> str | None:
+    """What keeps two outputs from being compared by number; None where nothing does."""
+    if found.shape != wanted.shape:
+        return f"it gives shape {as_text(tuple(found.shape))}, the original {as_text(tuple(wanted.shape))}"
+    if found.dtype != wanted.dtype:
+        return f"it gives {found.dtype}, the original {wanted.dtype}"
+    for tensor, whose in ((truth, "the referee"), (wanted, "the original"), (found, "it")):
+        if not bool(torch.isfinite(tensor).all()):
+            return f"{whose} gives NaN or Inf"
+    return None

@@ -1,0 +1,129 @@
+"""The equivariance oracle: turn the input's hue by one rotation; features roll by one, pooled logits stay.
+
+For a lifting layer with a hue matrix M, M^N = 1: ``(M^r w) · (M x) = (M^(r-1) w) · x``, so that rotation r of
+the features of ``M x`` is rotation r - 1 of those of ``x``. Lengyel et al., NeurIPS 2023, section 3.2.
+Whether a layer is equivariant by design is not guessed: the float64 referee shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ceconv_convert.kernel.color import rotations_of
+from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.verification.distance import distance, largest
+from ceconv_convert.verification.steps import Step
+from ceconv_convert.verification.verdict import Measure, Symmetry
+
+_BY_DESIGN = 256
+"""Roundings of the model's dtype: a matrix in float32 turns by 120° up to some of them."""
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Expectation:
+    """What features do when the input's hue turns.
+
+    Attributes:
+        reason: why nothing is expected; None where something is.
+        original: how far the original is from it, absolute.
+        scale: largest absolute value of the features.
+    """
+
+    reason: str | None
+    original: float
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """An input, the same with its hue turned, and what is expected of each layer and of the output.
+
+    Attributes:
+        plain: the input.
+        turned: with its hue turned by one rotation.
+        layers: by step.
+        output: of the network's first output.
+        dtype: the network's.
+    """
+
+    plain: Tensor
+    turned: Tensor
+    layers: Mapping[Key, Expectation]
+    output: Expectation
+    dtype: torch.dtype
+
+    def compare(
+        self,
+        run: Callable[[Tensor], tuple[Tensor, ...]],
+        plain: Sequence[Step] = (),
+        turned: Sequence[Step] = (),
+    ) -> list[Symmetry]:
+        """Measure a candidate: its output, and its layers where its steps are given."""
+        before, after = ({step.key: step.output for step in steps} for steps in (plain, turned))
+        found = []
+        for key, expected in self.layers.items():
+            difference = None
+            if key in before and key in after and before[key].shape == after[key].shape:
+                difference = rolled_distance(before[key], after[key])
+            found.append(self._symmetry(key[0] or "(root)", expected, difference))
+        outputs = [run(x)[0] for x in (self.plain, self.turned)]
+        return [*found, self._symmetry("output", self.output, distance(outputs[0], outputs[1]))]
+
+    def _symmetry(self, name: str, expected: Expectation, difference: float | None) -> Symmetry:
+        scale = expected.scale or 1.0
+        problem = None
+        if expected.reason is None and difference is not None:
+            problem = Measure(difference, expected.original, 2 * expected.scale, self.dtype).problem
+        relative = None if difference is None else difference / scale
+        return Symmetry(name, expected.reason, expected.original / scale, relative, problem)
+
+
+def turn_hue(x: Tensor, specs: Mapping[str, KernelSpec]) -> Tensor | str:
+    """The input with its hue turned by one rotation, or why it has none."""
+    lifting = [spec for spec in specs.values() if spec.kind == "lifting" and spec.out_rotations > 1]
+    if not lifting:
+        if x.dim() == 5 and x.shape[2] > 1:
+            return x.roll(1, 2)  # features: their rotations are the hue
+        return "the network has no lifting layer"
+    matrices = [spec.matrix for spec in lifting if spec.matrix is not None]
+    if any(not torch.equal(matrix, matrices[0]) for matrix in matrices):
+        return "its lifting layers have matrices of their own"
+    if {rotations_of(matrices[0].to(x.dtype))} != {spec.out_rotations for spec in lifting}:
+        return "the lifting layer's matrix is learned: no rotation of the hue by a part of the circle"
+    if x.dim() < 4 or x.shape[1] != 3:
+        return "the input has no three colors"
+    return torch.einsum("ij,bj...->bi...", matrices[0], x.double()).to(x.dtype)
+
+
+def expect(
+    plain: Tensor, turned: Tensor, exact: Tensor, exact_turned: Tensor, spec: KernelSpec
+) -> Expectation:
+    """What is expected of a layer's features, by what the referee's do."""
+    scale = largest(exact)
+    own = rolled_distance(plain, turned)
+    if rolled_distance(exact, exact_turned) <= _BY_DESIGN * torch.finfo(plain.dtype).eps * scale:
+        return Expectation(None, own, scale)
+    if spec.kind == "cyclic" and spec.out_rotations % spec.in_rotations:
+        reason = f"{spec.in_rotations} rotations in are no part of {spec.out_rotations} out"
+    else:
+        reason = "what comes before it is not equivariant"
+    return Expectation(reason, own, scale)
+
+
+def expect_output(plain: Tensor, turned: Tensor, exact: Tensor, exact_turned: Tensor) -> Expectation:
+    """What is expected of the network's output, by what the referee's does."""
+    scale = largest(exact)
+    stays = distance(exact, exact_turned) <= _BY_DESIGN * torch.finfo(plain.dtype).eps * scale
+    reason = None if stays else "it is not invariant by design: rotations are not pooled, or not only pooled"
+    return Expectation(reason, distance(plain, turned), scale)
+
+
+def rolled_distance(plain: Tensor, turned: Tensor) -> float:
+    """How far ``turned`` is from ``plain`` rolled by one rotation."""
+    return distance(plain.roll(1, 2), turned)

@@ -1,0 +1,111 @@
+"""Where along the network a candidate leaves the original: step by step, or by the values of a graph.
+
+Every step is measured as outputs are: its distance from the referee beside the original's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ceconv_convert.verification.distance import distance, largest
+from ceconv_convert.verification.steps import Step
+from ceconv_convert.verification.verdict import Measure, StepCheck
+
+_SAMPLE = 4096
+_LIKE = 0.05
+"""A value of a graph this far from a step's features, of their largest, is another one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """The original and its referee on one input, step by step.
+
+    Attributes:
+        input: a batch of 1.
+        original: the original's steps.
+        exact: the referee's outputs by step.
+        layers: names of the color-equivariant layers.
+    """
+
+    input: Tensor
+    original: Sequence[Step]
+    exact: Mapping[tuple[str, int], Tensor]
+    layers: frozenset[str]
+
+    def compare_steps(self, found: Sequence[Step]) -> list[StepCheck]:
+        """Check a candidate module's steps, in the original's order."""
+        outputs = {step.key: step.output for step in found}
+        return [self._check(step, outputs.get(step.key)) for step in self.original if step.key in self.exact]
+
+    def compare_values(self, values: Sequence[Tensor]) -> list[StepCheck]:
+        """Check a graph's values: each step against the value most like it.
+
+        A graph has no module names, and may lack a step's value, where operators are fused.
+        """
+        by_size: dict[int, list[Tensor]] = {}
+        for value in values:
+            by_size.setdefault(value.numel(), []).append(value.flatten())
+        checks = [
+            self._check(step, self._most_like(self.exact[step.key], by_size))
+            for step in self.original
+            if step.key in self.exact
+        ]
+        return self._explained(checks)
+
+    def _check(self, step: Step, found: Tensor | None) -> StepCheck:
+        exact = self.exact[step.key]
+        is_layer = step.name in self.layers
+        if found is None:
+            return StepCheck(str(step), is_layer, None, "it has no such step")
+        if found.numel() != exact.numel():
+            return StepCheck(str(step), is_layer, None, "its features have another shape")
+        if not step.output.dtype.is_floating_point:
+            return StepCheck(str(step), is_layer, None, None)
+        measure = Measure(
+            distance(found.flatten(), exact.flatten()),
+            distance(step.output, exact),
+            largest(exact),
+            step.output.dtype,
+        )
+        return StepCheck(str(step), is_layer, measure, measure.problem)
+
+    def _most_like(self, exact: Tensor, by_size: Mapping[int, Sequence[Tensor]]) -> Tensor | None:
+        flat = exact.flatten()
+        stride = max(1, flat.numel() // _SAMPLE)
+        sample = flat[::stride]
+        found = [(distance(value[::stride], sample), value) for value in by_size.get(flat.numel(), ())]
+        best, value = min(found, key=lambda pair: pair[0], default=(float("inf"), None))
+        return value if best <= _LIKE * largest(exact) else None
+
+    def _explained(self, checks: list[StepCheck]) -> list[StepCheck]:
+        """A step without a value of its own is as right as what takes it up; so is one with a norm folded in.
+
+        Not every step that is taken up rightly is right: a ReLU hides what it cuts off.
+        """
+        keys = [step.key for step in self.original if step.key in self.exact]
+        by_key = dict(zip(keys, checks, strict=True))
+        result = dict(by_key)
+        for index, step in enumerate(self.original):
+            check = by_key.get(step.key)
+            if check is None or check.problem is None:
+                continue
+            takers = [later for later in self.original if index in later.sources and later.key in by_key]
+            for taker in takers:
+                taken = by_key[taker.key]
+                if check.measure is None or (taker.is_norm and taken.problem is None):
+                    result[step.key] = replace(check, measure=taken.measure, problem=taken.problem)
+        return list(result.values())
+
+
+def first_divergence(checks: Sequence[StepCheck]) -> StepCheck | None:
+    """The first step that is not as close as it should be."""
+    return next((check for check in checks if check.problem is not None), None)
+
+
+def has_features(exact: Tensor) -> bool:
+    """Whether a step's output can be measured."""
+    return exact.dtype.is_floating_point and bool(torch.isfinite(exact).all())
