@@ -29,7 +29,7 @@ from ceconv_convert.verification import (
     judge,
     judge_module,
     symmetries_of,
-    verdict_as_data,
+    verdict_summary,
 )
 from ceconv_convert.verification.evidence import Progress
 
@@ -130,7 +130,7 @@ def export_onnx(
         rows = [row_as_data(row) for row in plan(model, form)]
 
         def record(verdict: Verdict) -> provenance.Record:
-            return provenance.record(type(model).__name__, None, form, rows, verdict_as_data(verdict))
+            return provenance.record(type(model).__name__, None, form, rows, verdict_summary(verdict))
 
         _, verdict = write_judged_onnx(evidence, converted, staged, opset=opset, record=record)
         if not verdict.passed:

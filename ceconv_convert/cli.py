@@ -66,6 +66,7 @@ def _parse_arguments(
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
+@click.argument("converted", type=click.Path(path_type=Path), required=False)
 @click.option(
     "-o",
     "--output",
@@ -111,6 +112,27 @@ def _parse_arguments(
     callback=_parse_arguments,
     help="An argument of the network, where the file does not tell. May be given several times.",
 )
+@click.option(
+    "--verify-only",
+    is_flag=True,
+    help="Judge the file CONVERTED (.onnx, .pt, .safetensors, …) against MODEL; convert nothing.",
+)
+@click.option(
+    "--inputs",
+    metavar="FOLDER|FILE",
+    type=click.Path(path_type=Path),
+    help="Judge on these inputs too: a folder of images (folders in it are classes), .npy, .npz or "
+    ".safetensors.",
+)
+@click.option(
+    "--report",
+    "reports",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Write a report, .json or .html; may be given several times.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
 @click.option("--unsafe", is_flag=True, help="Run what MODEL's pickle says: only if you trust its author.")
 @click.option("--dry-run", is_flag=True, help="Print the table of layers and stop.")
 @click.option("--force", is_flag=True, help="Overwrite existing outputs.")
@@ -118,6 +140,7 @@ def _parse_arguments(
 @click.version_option(__version__, prog_name="ceconv-convert")
 def cli(
     model: Path,
+    converted: Path | None,
     outputs: tuple[Path, ...],
     form: str,
     input_shape: tuple[int, ...] | None,
@@ -125,6 +148,10 @@ def cli(
     allow: tuple[str, ...],
     factory: str | None,
     arguments: dict[str, object],
+    verify_only: bool,
+    inputs: Path | None,
+    reports: tuple[Path, ...],
+    seed: int,
     unsafe: bool,
     dry_run: bool,
     force: bool,
@@ -140,18 +167,42 @@ def cli(
     """
     from ceconv_convert.report.terminal import Terminal
 
-    targets = outputs or (model.parent / f"{model.stem}.{form}.pt",)
-    for target in targets:
-        if target.suffix not in _SUFFIXES:
-            raise click.UsageError(
-                f"-o {target}: the suffix decides the format, one of {', '.join(_SUFFIXES)}"
-            )
+    targets = outputs or (() if verify_only else (model.parent / f"{model.stem}.{form}.pt",))
+    for suffixes, option, paths in (
+        (_SUFFIXES, "-o", targets),
+        ((".json", ".html"), "--report", reports),
+    ):
+        for path in paths:
+            if path.suffix not in suffixes:
+                raise click.UsageError(
+                    f"{option} {path}: the suffix decides the format, one of {', '.join(suffixes)}"
+                )
     if opset is not None and not any(target.suffix == ".onnx" for target in targets):
         raise click.UsageError("--opset is of an .onnx output, and there is none")
+    if verify_only and (outputs or dry_run or converted is None):
+        raise click.UsageError("--verify-only takes two files, MODEL and CONVERTED, and writes reports alone")
+    if converted is not None and not verify_only:
+        raise click.UsageError(f"{converted}: a second file is judged with --verify-only, outputs follow -o")
     terminal = Terminal(quiet=quiet)
     with terminal.progress("loading torch"):
         from ceconv_convert.pipeline import Job, run
-    job = Job(model, targets, form, input_shape, opset, allow, factory, arguments, unsafe, dry_run, force)
+    job = Job(
+        model=model,
+        outputs=targets,
+        form=form,
+        input_shape=input_shape,
+        opset=opset,
+        allow=allow,
+        factory=factory,
+        arguments=arguments,
+        unsafe=unsafe,
+        dry_run=dry_run,
+        force=force,
+        converted=converted,
+        reports=reports,
+        inputs=inputs,
+        seed=seed,
+    )
     return PASSED if run(job, terminal) else FAILED
 
 

@@ -1,6 +1,8 @@
 """Containers in and out: safe loading, migration, atomic writing."""
 
 from ceconv_convert.checkpoint import provenance
+from ceconv_convert.checkpoint.candidate import build_candidate
+from ceconv_convert.checkpoint.inputs import UserInputs, read_inputs
 from ceconv_convert.checkpoint.load import build_network, load
 from ceconv_convert.checkpoint.migrate import migrate_state_dict
 from ceconv_convert.checkpoint.migrate_file import (
@@ -11,13 +13,15 @@ from ceconv_convert.checkpoint.migrate_file import (
     save_migrated,
 )
 from ceconv_convert.checkpoint.save import save_module, save_tensors
-from ceconv_convert.checkpoint.source import Source, is_checkpoint, read_source
+from ceconv_convert.checkpoint.source import Source, is_checkpoint, read_source, sha256_of
 from ceconv_convert.checkpoint.write import Staging, check_not_input, check_output, real_path
 
 __all__ = [
     "Migrated",
     "Source",
     "Staging",
+    "UserInputs",
+    "build_candidate",
     "build_network",
     "check_not_input",
     "check_output",
@@ -28,9 +32,11 @@ __all__ = [
     "migrate_content",
     "migrate_state_dict",
     "provenance",
+    "read_inputs",
     "read_source",
     "real_path",
     "save_migrated",
     "save_module",
     "save_tensors",
+    "sha256_of",
 ]

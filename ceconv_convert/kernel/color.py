@@ -31,12 +31,16 @@ def hue_rotation_matrix(rotations: int, dtype: torch.dtype = torch.float32) -> T
     """
     if rotations < 1:
         raise SpecError(f"a hue circle has at least 1 rotation, found {rotations}")
-    angle = 2 * math.pi / rotations
+    return hue_turn(360 / rotations).to(dtype)
+
+
+def hue_turn(degrees: float) -> Tensor:
+    """The matrix of a hue rotation by any angle, ``[3, 3]``, float64."""
+    angle = math.radians(degrees)
     cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64) / math.sqrt(3)
     grey = torch.full((3, 3), 1 / 3, dtype=torch.float64)
     identity = torch.eye(3, dtype=torch.float64)
-    matrix = math.cos(angle) * identity + (1 - math.cos(angle)) * grey + math.sin(angle) * cross
-    return matrix.to(dtype)
+    return math.cos(angle) * identity + (1 - math.cos(angle)) * grey + math.sin(angle) * cross
 
 
 def matrix_powers(matrix: Tensor, count: int) -> Tensor:

@@ -1,14 +1,15 @@
 """The float64 referee, and the verdict on a conversion."""
 
-from ceconv_convert.verification.evidence import Evidence, gather
+from ceconv_convert.verification.evidence import Evidence, Outputs, gather, run_module
+from ceconv_convert.verification.hue import hue_circle
 from ceconv_convert.verification.judge import judge, judge_module, symmetries_of
+from ceconv_convert.verification.plain import verdict_in_full, verdict_summary
 from ceconv_convert.verification.symmetry import Turn
 from ceconv_convert.verification.verdict import (
     Case,
     LayerCheck,
     Measure,
     Verdict,
-    verdict_as_data,
     verdict_as_line,
 )
 
@@ -17,12 +18,16 @@ __all__ = [
     "Evidence",
     "LayerCheck",
     "Measure",
+    "Outputs",
     "Turn",
     "Verdict",
     "gather",
+    "hue_circle",
     "judge",
     "judge_module",
+    "run_module",
     "symmetries_of",
-    "verdict_as_data",
     "verdict_as_line",
+    "verdict_in_full",
+    "verdict_summary",
 ]

@@ -36,6 +36,8 @@ _CAP = 0.5
 """A network amplifies roundings, of its dtype between layers and of the arithmetic within; one this many of
 them, or this part of its largest output, from its float64 self is random, or cannot be judged."""
 
+_BATCH = 32
+
 Outputs = tuple[Tensor, ...]
 Progress = Callable[[int, int], None]
 
@@ -54,7 +56,10 @@ class Evidence:
         layers: each color-equivariant layer by itself, by name: on a random input, then on what it sees.
         walk: the original and the referee step by step, on the first input.
         turn: the first input with its hue turned, and what is expected; a text where there is no hue to turn.
-        data: the user's inputs, with the original's and the referee's outputs on each batch; may be empty.
+        network: the original's copy in eval mode, which runs.
+        rotations: of the lifting layer; None without one that turns the hue.
+        data: the user's inputs, in batches; they are the last of ``inputs``.
+        labels: their classes, where they are known.
     """
 
     shape: Shape
@@ -66,10 +71,22 @@ class Evidence:
     layers: Mapping[str, tuple[LayerEvidence, ...]]
     walk: Walk
     turn: Turn | str
+    network: nn.Module
+    rotations: int | None
+    data: tuple[Tensor, ...] = ()
+    labels: Tensor | None = None
+
+    def run_original(self, x: Tensor) -> Outputs:
+        """The original on any input."""
+        return run_module(self.network, x)
 
     def explain(self) -> list[str]:
         """What verdicts rest on: the inputs, and where the tolerance comes from."""
-        lines = [f"inputs: {', '.join(as_text(tuple(x.shape)) for x in self.inputs)}"]
+        random = self.inputs[: len(self.inputs) - len(self.data)]
+        lines = [f"inputs: {', '.join(as_text(tuple(x.shape)) for x in random)}"]
+        if self.data:
+            count = sum(len(batch) for batch in self.data)
+            lines.append(f"and {count} of the user's, {as_text(tuple(self.data[0].shape[1:]))}")
         if self.fixed_size is not None:
             lines.append(f"one image size alone, since the network takes no other: {self.fixed_size}")
         tolerance = f"{MULTIPLE} × the original's own error + {FLOOR + 1} roundings of the largest output"
@@ -77,9 +94,15 @@ class Evidence:
 
     def at_one_size(self) -> Evidence:
         """Without the inputs of the second image size: what a file of fixed size can be judged by."""
-        count = len(BATCHES)
+        kept = [index for index, x in enumerate(self.inputs) if tuple(x.shape[1:]) == self.shape]
+        alike = all(tuple(x.shape[1:]) == self.shape for x in self.data)
         return replace(
-            self, inputs=self.inputs[:count], original=self.original[:count], exact=self.exact[:count]
+            self,
+            inputs=tuple(self.inputs[index] for index in kept),
+            original=tuple(self.original[index] for index in kept),
+            exact=tuple(self.exact[index] for index in kept),
+            data=self.data if alike else (),
+            labels=self.labels if alike else None,
         )
 
 
@@ -88,14 +111,18 @@ def gather(
     input_shape: Shape | None = None,
     *,
     seed: int = 0,
+    data: Tensor | None = None,
+    labels: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Evidence:
-    """Run ``model`` and its referee on random inputs. ``model`` is not changed.
+    """Run ``model`` and its referee on random inputs, and on the user's. ``model`` is not changed.
 
     Args:
         model: the original, in any mode and floating dtype.
         input_shape: without the batch; None finds one that the network runs on.
         seed: of the random inputs.
+        data: further inputs, ``[count, …]``; None has the random ones alone.
+        labels: the classes of ``data``.
         progress: called with steps done and steps in all.
 
     Raises:
@@ -112,11 +139,15 @@ def gather(
     if device.type == "meta":
         raise VerificationError("the model is on the meta device and has no numbers: load its weights first")
     referee, specs = make_referee(model)
+    if data is not None and input_shape is None:
+        input_shape = tuple(data.shape[1:])
     shape = find_shape(original, input_shape, next(iter(specs.values()), None))
     fixed_size = why_not(original, other_size(shape))
     sizes = [shape] if fixed_size is not None else [shape, other_size(shape)]
     shapes = [(batch, *size) for size in sizes for batch in BATCHES]
     inputs = tuple(random_input(s, seed + i, dtype, device) for i, s in enumerate(shapes))
+    batches = () if data is None else torch.split(data.to(device, dtype), _BATCH)
+    inputs += batches
     steps = 2 * len(inputs) + len(specs)
     done = 0
 
@@ -146,7 +177,22 @@ def gather(
     _check_repeatable(outputs[0], run_module(original, inputs[0]), dtype)
     for found, wanted in zip(outputs, exact, strict=True):
         _check_original(found, wanted, dtype)
-    return Evidence(shape, fixed_size, dtype, inputs, tuple(outputs), tuple(exact), layers, walk, turn)
+    lifting = [spec.out_rotations for spec in specs.values() if spec.kind == "lifting"]
+    return Evidence(
+        shape=shape,
+        fixed_size=fixed_size,
+        dtype=dtype,
+        inputs=inputs,
+        original=tuple(outputs),
+        exact=tuple(exact),
+        layers=layers,
+        walk=walk,
+        turn=turn,
+        network=original,
+        rotations=lifting[0] if lifting and isinstance(turn, Turn) else None,
+        data=batches,
+        labels=labels,
+    )
 
 
 def run_module(module: Callable[[Tensor], object], x: Tensor) -> Outputs:

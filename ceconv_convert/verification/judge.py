@@ -16,6 +16,7 @@ from ceconv_convert.verification.layers import check_layer, mismatch
 from ceconv_convert.verification.steps import Step, record
 from ceconv_convert.verification.symmetry import Turn
 from ceconv_convert.verification.verdict import (
+    Accuracy,
     Agreement,
     Case,
     LayerCheck,
@@ -78,6 +79,7 @@ def judge(
         problem,
         tuple(steps),
         _agreement(evidence.original, found),
+        _accuracy(evidence, found),
         tuple(symmetries),
     )
 
@@ -171,6 +173,26 @@ def _measure(found: Tensor, wanted: Tensor, truth: Tensor, dtype: torch.dtype) -
         error = torch.minimum(distances(found, truth), distances(found, wanted))
         return Measure(float(error.max()) if error.numel() else 0.0, 0.0, largest(truth), found.dtype)
     return Measure(distance(found, truth), distance(wanted, truth), largest(truth), dtype)
+
+
+def _accuracy(evidence: Evidence, found: Sequence[Outputs]) -> Accuracy | None:
+    count = len(evidence.data)
+    if evidence.labels is None or not count or len(found) != len(evidence.inputs):
+        return None
+    batches = evidence.labels.tensor_split(torch.tensor([len(x) for x in evidence.data]).cumsum(0)[:-1])
+    right = [
+        sum(
+            int((_classes(outputs).cpu() == wanted).sum())
+            for outputs, wanted in zip(rows[-count:], batches, strict=True)
+        )
+        for rows in (evidence.original, tuple(found))
+    ]
+    return Accuracy(right[0], right[1], len(evidence.labels))
+
+
+def _classes(outputs: Outputs) -> Tensor:
+    scores = outputs[0]
+    return scores.argmax(1) if scores.dim() == 2 else scores
 
 
 def _agreement(original: Sequence[Outputs], found: Sequence[Outputs]) -> Agreement | None:

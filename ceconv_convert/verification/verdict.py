@@ -170,6 +170,18 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """How many of the user's labelled inputs are classified right."""
+
+    original: int
+    candidate: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"accuracy {self.candidate / self.of:.2%}, the original's {self.original / self.of:.2%}"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Whether a converted network is the original, and how closely.
 
@@ -181,6 +193,7 @@ class Verdict:
         problem: why it failed; None where it passed.
         steps: the features after each step of the network, on the first input.
         agreement: of the largest scores, where an output looks like class scores.
+        accuracy: on the user's inputs, where their classes are known.
         symmetries: the equivariance oracle, one a layer and one for the output.
     """
 
@@ -191,6 +204,7 @@ class Verdict:
     problem: str | None
     steps: tuple[StepCheck, ...] = ()
     agreement: Agreement | None = None
+    accuracy: Accuracy | None = None
     symmetries: tuple[Symmetry, ...] = ()
 
     @property
@@ -205,20 +219,6 @@ class Verdict:
         return verdict_as_line(self)
 
 
-def verdict_as_data(verdict: Verdict) -> dict[str, object]:
-    """A verdict as plain data, for reports and records."""
-    return {
-        "candidate": verdict.candidate,
-        "passed": verdict.passed,
-        "problem": verdict.problem,
-        "error": verdict.worst.error,
-        "original_error": verdict.worst.original_error,
-        "tolerance": verdict.worst.tolerance,
-        "inputs": len({case.shape for case in verdict.cases}),
-        "layers": len(verdict.layers),
-    }
-
-
 def verdict_as_line(*verdicts: Verdict) -> str:
     """One line: what was judged, how it came out, and by how much. The first failure speaks for all."""
     for verdict in verdicts:
@@ -229,8 +229,10 @@ def verdict_as_line(*verdicts: Verdict) -> str:
     worst = max((verdict.worst for verdict in verdicts), key=lambda measure: measure.strain)
     agreements = [verdict.agreement for verdict in verdicts if verdict.agreement is not None]
     alike = min(agreements, key=lambda agreement: agreement.same / agreement.of, default=None)
+    accuracy = next((verdict.accuracy for verdict in reversed(verdicts) if verdict.accuracy), None)
     return (
         f"PASS: {' and '.join(verdict.candidate for verdict in verdicts)}: worst error {worst.error:.1e}, "
         f"the original's own {worst.original_error:.1e}, tolerance {worst.tolerance:.1e}, "
         f"on {inputs} inputs{f' and {layers} layers' if layers else ''}{f', {alike}' if alike else ''}"
+        f"{f', {accuracy}' if accuracy else ''}"
     )

@@ -1,0 +1,46 @@
+"""The report as plain data: one document, which the JSON file is and the HTML file shows.
+
+The schema is described in docs/report.md. Keys are added, never renamed or dropped, within a version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+SCHEMA = "ceconv-convert/report"
+VERSION = 1
+
+Report = dict[str, object]
+
+
+def make_report(
+    record: Mapping[str, object],
+    line: str,
+    passed: bool,
+    explained: Iterable[str],
+    verdicts: Iterable[Mapping[str, object]],
+    outputs: Iterable[Mapping[str, object]],
+    hue: Mapping[str, object] | None,
+) -> Report:
+    """The document.
+
+    Args:
+        record: the provenance of a run, without its verdict.
+        line: the verdict line.
+        passed: whether all verdicts passed.
+        explained: what verdicts rest on, line by line.
+        verdicts: in full, one a candidate.
+        outputs: what was written: name, bytes and SHA-256.
+        hue: what becomes of the output as the input's hue turns full circle; None where it has none.
+    """
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "passed": passed,
+        "line": line,
+        "basis": list(explained),
+        **{key: value for key, value in record.items() if key != "verdict"},
+        "verdicts": [dict(verdict) for verdict in verdicts],
+        "outputs": [dict(output) for output in outputs],
+        "hue": None if hue is None else dict(hue),
+    }
