@@ -139,11 +139,12 @@ def _problem(
         if check.problem is not None:
             return f"layer {check.name or '(root)'}: {check.problem}"
     first = first_divergence([step for step in steps if step.measure is not None or output is not None])
-    off = next((step for step in steps if step.measure is not None and step.problem is not None), None)
+    off = next((step for step in steps if step.problem and (step.measure or step.is_layer)), None)
     if output is not None:
         return output if first is None else f"{output}; it begins at {first.name}: {first.problem}"
     if off is not None:
-        return f"{off.name}: the features after it: {off.problem}"
+        features = "" if off.measure is None else "the features after it: "
+        return f"{off.name}: {features}{off.problem}"
     turned = next((symmetry for symmetry in symmetries if symmetry.problem is not None), None)
     if turned is not None:
         return f"{turned.name}: it is not as equivariant as the original: {turned.problem}"

@@ -37,9 +37,13 @@ class Walk:
     layers: frozenset[str]
 
     def compare_steps(self, found: Sequence[Step]) -> list[StepCheck]:
-        """Check a candidate module's steps, in the original's order."""
+        """Check a candidate module's steps, in the original's order; those that it has."""
         outputs = {step.key: step.output for step in found}
-        return [self._check(step, outputs.get(step.key)) for step in self.original if step.key in self.exact]
+        return [
+            self._check(step, outputs[step.key])
+            for step in self.original
+            if step.key in self.exact and step.key in outputs
+        ]
 
     def compare_values(self, values: Sequence[Tensor]) -> list[StepCheck]:
         """Check a graph's values: each step against the value most like it.
@@ -60,7 +64,7 @@ class Walk:
         exact = self.exact[step.key]
         is_layer = step.name in self.layers
         if found is None:
-            return StepCheck(str(step), is_layer, None, "it has no such step")
+            return StepCheck(str(step), is_layer, None, "nothing in it has these features")
         if found.numel() != exact.numel():
             return StepCheck(str(step), is_layer, None, "its features have another shape")
         if not step.output.dtype.is_floating_point:
@@ -84,19 +88,22 @@ class Walk:
     def _explained(self, checks: list[StepCheck]) -> list[StepCheck]:
         """A step without a value of its own is as right as what takes it up; so is one with a norm folded in.
 
-        Not every step that is taken up rightly is right: a ReLU hides what it cuts off.
+        Not every step that is taken up rightly is right: a ReLU hides what it cuts off, and pooling the order
+        of rotations.
         """
         keys = [step.key for step in self.original if step.key in self.exact]
         by_key = dict(zip(keys, checks, strict=True))
         result = dict(by_key)
-        for index, step in enumerate(self.original):
+        for index, step in reversed(list(enumerate(self.original))):  # what takes a step up comes first
             check = by_key.get(step.key)
             if check is None or check.problem is None:
                 continue
-            takers = [later for later in self.original if index in later.sources and later.key in by_key]
-            for taker in takers:
-                taken = by_key[taker.key]
-                if check.measure is None or (taker.is_norm and taken.problem is None):
+            for taker in self.original:
+                if index not in taker.sources or taker.key not in result:
+                    continue
+                taken = result[taker.key]
+                absent = check.measure is None and (taker.is_norm or not check.is_layer)
+                if absent or (taker.is_norm and taken.problem is None):
                     result[step.key] = replace(check, measure=taken.measure, problem=taken.problem)
         return list(result.values())
 

@@ -1,0 +1,283 @@
+"""Reports: a documented schema, a page that needs no network, the same bytes again."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from ceconv_convert import CEConv2d, convert, migrate_checkpoint
+from ceconv_convert.checkpoint import save_tensors
+from ceconv_convert.report import make_report, write_report
+from ceconv_convert.report.html import render
+from tests.support import COLOR_DIGITS, FIXTURES, small_network
+from tests.test_cli import folder, names, run  # noqa: F401 (fixtures)
+
+IMAGES = FIXTURES / "color_digits_test.npz"
+SHAPE = ("--input-shape", "3,16,16")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def test_a_run_writes_its_reports(run, folder):  # noqa: F811
+    outputs = ("-o", "a.onnx", "-o", "a.safetensors", "--report", "r.json", "--report", "r.html")
+    code, out, _ = run(COLOR_DIGITS, *SHAPE, *outputs, "--inputs", IMAGES)
+    assert code == 0
+    assert out.splitlines()[-1].endswith("top-1 alike on 376 of 376, accuracy 98.89%, the original's 98.89%")
+    report = json.loads((folder / "r.json").read_text())
+    assert (report["schema"], report["version"], report["passed"]) == ("ceconv-convert/report", 1, True)
+    assert report["line"] == out.splitlines()[-1]
+    assert report["source"] == "color_digits.pt"
+    assert [output["name"] for output in report["outputs"]] == ["a.onnx", "a.safetensors"]
+    assert [output["bytes"] for output in report["outputs"]] == [
+        (folder / name).stat().st_size for name in ("a.onnx", "a.safetensors")
+    ]
+    assert [verdict["candidate"] for verdict in report["verdicts"]] == [
+        "the conv3d network",
+        "a.onnx in ONNX Runtime",
+    ]
+    for verdict in report["verdicts"]:
+        assert verdict["passed"]
+        assert verdict["agreement"] == {"same": 376, "of": 376}
+        assert verdict["accuracy"] == {"original": 356, "candidate": 356, "of": 360}
+        assert verdict["error"] <= verdict["tolerance"]
+        layers = [step for step in verdict["steps"] if step["is_layer"]]
+        assert [step["name"] for step in layers] == ["0", "3", "7", "11", "14"]
+        assert verdict["symmetries"][-1]["name"] == "output"
+    for layer in report["verdicts"][0]["layers"]:
+        for measure in (layer["random"], layer["real"]):
+            assert measure["error"] <= measure["tolerance"]
+    assert report["hue"]["turn"] == 120
+    scores = report["hue"]["scores"]["curves"]
+    assert scores.keys() == {"original", "the conv3d network", "a.onnx in ONNX Runtime"}
+    for curve in scores["original"]:  # pooled: back after each third of the circle
+        assert abs(curve[0] - curve[12]) < 1e-4
+        assert abs(curve[0] - curve[24]) < 1e-4
+    rotations = report["hue"]["features"]["curves"]["the conv3d network"]
+    for step in range(0, 24, 6):  # a turn by a third rolls them by one
+        for rotation in range(3):
+            rolled = rotations[(rotation + 1) % 3][step + 12]
+            assert abs(rotations[rotation][step] - rolled) < 1e-4
+
+
+def test_the_schema_is_what_the_documentation_says(run, folder):  # noqa: F811
+    run(COLOR_DIGITS, *SHAPE, "-o", "a.onnx", "--report", "r.json")
+    text = (FIXTURES.parent / "docs" / "report.md").read_text()
+    documented = set(re.findall(r"^ *\| `([a-z0-9_.\[\]]+)`", text, re.MULTILINE))
+    report = json.loads((folder / "r.json").read_text())
+    found = set(report)
+    found |= {f"verdicts[].{key}" for key in report["verdicts"][0]}
+    for part in ("cases", "layers", "steps", "symmetries"):
+        found |= {f"verdicts[].{part}[].{key}" for key in report["verdicts"][0][part][0]}
+    found |= {f"hue.{key}" for key in report["hue"]}
+    found |= {f"outputs[].{key}" for key in report["outputs"][0]}
+    found |= {f"layers[].{key}" for key in report["layers"][0]}
+    assert found - documented == set()
+    assert documented - found == set()
+
+
+def test_the_same_seed_gives_the_same_bytes(run, folder):  # noqa: F811
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        reports = ("--report", f"{name}/r.json", "--report", f"{name}/r.html")
+        run(COLOR_DIGITS, *SHAPE, "-o", f"{name}/a.onnx", *reports)
+    for file in ("r.json", "r.html"):
+        assert (folder / "one" / file).read_bytes() == (folder / "two" / file).read_bytes()
+    run(COLOR_DIGITS, *SHAPE, "-o", "b.onnx", "--report", "r.json", "--seed", "5")
+    assert (folder / "r.json").read_bytes() != (folder / "one" / "r.json").read_bytes()
+
+
+def test_a_failed_verdict_is_reported_too(run, folder):  # noqa: F811
+    model = small_network()
+    torch.save(model, "a.pt")
+    damaged = convert(model)
+    with torch.no_grad():
+        damaged[4].weight[1].mul_(1.01)
+    torch.save(damaged, "b.pt")
+    code, out, _ = run("--verify-only", "a.pt", "b.pt", "--report", "r.html", "--report", "r.json", "--quiet")
+    assert code == 1
+    assert len(out.splitlines()) == 1
+    assert out.startswith("FAIL: b.pt: layer 4: its error")
+    report = json.loads((folder / "r.json").read_text())
+    assert not report["passed"]
+    assert report["outputs"] == []
+    page = (folder / "r.html").read_text()
+    assert "<b>FAIL</b> a.pt" in page
+    assert "layer 4: its error" in page
+
+
+def candidates(folder, model):  # noqa: F811
+    """The converted network in every kind of file."""
+    converted = convert(model)
+    torch.save(converted, folder / "module.pt")
+    save_tensors(converted.state_dict(), folder / "weights.safetensors")
+    save_tensors(convert(model, "conv2d").state_dict(), folder / "expanded.safetensors")
+    torch.save({"epoch": 3, "model": model.state_dict()}, folder / "source.ckpt")
+    migrate_checkpoint(folder / "source.ckpt", folder / "migrated.ckpt")
+    return ["module.pt", "weights.safetensors", "expanded.safetensors", "migrated.ckpt"]
+
+
+def test_files_that_exist_are_judged(run, folder):  # noqa: F811
+    model = small_network()
+    torch.save(model, "a.pt")
+    assert run("a.pt", "-o", "graph.onnx")[0] == 0
+    for name in [*candidates(folder, model), "graph.onnx"]:
+        before = (folder / name).read_bytes()
+        code, out, err = run("--verify-only", "a.pt", name)
+        assert code == 0, out + err
+        assert out.splitlines()[-1].startswith(f"PASS: {name}")
+        assert (folder / name).read_bytes() == before
+    other = small_network(seed=1)
+    torch.save(other, "other.pt")
+    for name in ("module.pt", "weights.safetensors", "expanded.safetensors", "migrated.ckpt", "graph.onnx"):
+        code, out, _ = run("--verify-only", "other.pt", name)
+        assert code == 1
+        assert out.splitlines()[-1].startswith(f"FAIL: {name}")
+
+
+def test_a_damaged_graph_names_its_layer(run, folder):  # noqa: F811
+    torch.save(small_network(), "a.pt")
+    run("a.pt", "-o", "graph.onnx")
+    file = onnx.load("graph.onnx")
+    tensor = next(tensor for tensor in file.graph.initializer if tensor.name == "7.weight")
+    values = numpy_helper.to_array(tensor).copy()
+    values[0] = np.roll(values[0], 1, 1)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(file, "graph.onnx")
+    code, out, _ = run("--verify-only", "a.pt", "graph.onnx")
+    assert code == 1
+    # Coset pooling hides the order of rotations from all that follows.
+    assert out.splitlines()[-1] == "FAIL: graph.onnx in ONNX Runtime: 7: nothing in it has these features"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--verify-only", "a.pt"], "takes two files"),
+        (["a.pt", "b.pt"], "a second file is judged with --verify-only"),
+        (["--verify-only", "a.pt", "b.pt", "-o", "c.pt"], "writes reports alone"),
+        (["--verify-only", "a.pt", "none.pt"], "none.pt cannot be read"),
+        (["--verify-only", "a.pt", "none.onnx"], "none.onnx"),
+        (["--verify-only", "a.pt", "text.onnx"], "text.onnx"),
+        (["--verify-only", "a.pt", "other.safetensors"], "its weights fit the converted network in none of"),
+        (["--verify-only", "a.pt", "a.pt", "--report", "a.pt"], "the suffix decides the format"),
+        (["a.pt", "--report", "r.txt"], "the suffix decides the format"),
+        (["a.pt", "--report", "none/r.json"], "there is no folder none"),
+        (["a.pt", "--inputs", "none.npy"], "none.npy cannot be read as inputs"),
+        (["a.pt", "--inputs", "text.onnx"], "inputs are a folder of images"),
+        (["a.pt", "--inputs", "empty"], "empty holds no images"),
+        (["a.pt", "--inputs", "flat.npy"], "flat.npy has inputs of shape [5]"),
+        (["a.pt", "--inputs", "names.npz"], "names.npz has the arrays pictures"),
+        (["a.pt", "--inputs", "labels.npz"], "there are 2 inputs and labels of shape [3]"),
+        (["a.pt", "--inputs", "objects.npy"], "objects.npy cannot be read as inputs"),
+        (["a.pt", "--inputs", "broken"], "cannot be read as inputs"),
+    ],
+)
+def test_what_cannot_be_judged_is_one_sentence(run, folder, arguments, sentence):  # noqa: F811
+    torch.save(small_network(), "a.pt")
+    torch.save(convert(small_network()), "b.pt")
+    save_file({"x": torch.ones(3)}, "other.safetensors")
+    (folder / "text.onnx").write_text("no graph")
+    (folder / "empty").mkdir()
+    (folder / "broken").mkdir()
+    (folder / "broken" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    np.save("flat.npy", np.ones(5))
+    np.save("objects.npy", np.array([{"a": 1}]), allow_pickle=True)
+    np.savez("names.npz", pictures=np.ones((2, 3, 8, 8)))
+    np.savez("labels.npz", images=np.ones((2, 3, 40, 40)), labels=np.ones(3))
+    before = names(folder)
+    code, _, err = run(*arguments)
+    assert code == 2, err
+    assert sentence in err
+    assert names(folder) == before
+
+
+def test_the_users_inputs_in_every_kind_of_file(run, folder):  # noqa: F811
+    with np.load(IMAGES) as arrays:
+        images, labels = arrays["images"][:40], arrays["labels"][:40]
+    np.save("a.npy", images.astype(np.float32) / 255)
+    np.savez("b.npz", x=images, y=labels)
+    np.savez("c.npz", inputs=np.moveaxis(images, 1, -1), targets=labels)
+    save_file({"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}, "d.safetensors")
+    for label in range(10):
+        (folder / "e" / f"class {label}").mkdir(parents=True)
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        Image.fromarray(np.moveaxis(image, 0, -1)).save(folder / "e" / f"class {label}" / f"{index}.png")
+    found = {}
+    for name in ("a.npy", "b.npz", "c.npz", "d.safetensors", "e"):
+        code, out, err = run(COLOR_DIGITS, *SHAPE, "-o", "o.safetensors", "--force", "--inputs", name)
+        assert code == 0, out + err
+        assert "and 40 of the user's, 3×16×16" in out
+        found[name] = out.splitlines()[-1].partition("top-1 ")[2]
+    assert found.pop("a.npy") == "alike on 56 of 56"
+    assert len(set(found.values())) == 1
+    assert "accuracy" in found["e"]
+
+
+def test_names_from_a_file_are_text_in_the_page():
+    record = {
+        "tool": "t", "source": "<script>alert(1)</script>", "source_sha256": "0", "form": "conv3d",
+        "versions": {}, "layers": [],
+    }  # fmt: skip
+    page = render(make_report(record, "PASS: <b>x</b>", True, ["<i>"], [], [], None))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "<b>x</b>" not in page
+
+
+def test_a_report_that_cannot_be_written_is_said(tmp_path):
+    from ceconv_convert.errors import OutputError
+
+    with pytest.raises(OutputError, match=r"r\.json cannot be written"):
+        write_report({}, tmp_path / "none" / "r.json")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_in_a_real_browser(run, folder, scheme):  # noqa: F811
+    run(COLOR_DIGITS, *SHAPE, "-o", "a.onnx", "--report", "r.html")
+    text = (folder / "r.html").read_text()
+    assert not re.search(r'(?:src|href)="(?!#)', text)  # nothing is fetched; links inside figures stay inside
+    assert "url(http" not in text
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,2600"]
+    if scheme == "dark":
+        options.append("--blink-settings=preferredColorScheme=0")
+    shot = folder / "shot.png"
+    page = (folder / "r.html").as_uri()
+    command = [CHROMIUM, *options, f"--screenshot={shot}", page]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    with Image.open(shot) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    background = pixels[5, 5]
+    assert (background.mean() < 60) == (scheme == "dark")
+    assert ((pixels - background) ** 2).sum(-1).max() > 60000  # and text that stands out against it
+    dom = subprocess.run(
+        [CHROMIUM, *options, "--dump-dom", page], check=True, capture_output=True, text=True, timeout=120
+    ).stdout
+    assert dom.count("<svg") == 3
+    assert "PASS" in dom
+
+
+def test_a_network_of_features_has_a_report_without_a_wheel(run, folder):  # noqa: F811
+    torch.manual_seed(0)
+    torch.save(nn.Sequential(CEConv2d(4, 4, 5, 2, 3), CEConv2d(4, 4, 2, 2, 3)), "a.pt")
+    code, out, _ = run("a.pt", "-o", "b.onnx", "--report", "r.json", "--report", "r.html")
+    assert code == 0, out
+    assert json.loads((folder / "r.json").read_text())["hue"] is None
+    assert "The hue wheel" not in (folder / "r.html").read_text()
+
+
+def test_reading_a_report_changes_nothing(run, folder):  # noqa: F811
+    run(COLOR_DIGITS, *SHAPE, "-o", "a.safetensors", "--report", "r.json")
+    report = json.loads((folder / "r.json").read_text())
+    before = copy.deepcopy(report)
+    render(report)
+    assert report == before
