@@ -103,7 +103,7 @@ def export_onnx(
     Args:
         model: a model with ``CEConv2d`` layers, or one converted already; it is not changed.
         path: the file to write.
-        form: ``conv3d`` or ``conv2d``.
+        form: ``conv3d``, ``conv2d`` or ``fourier``.
         input_shape: of one input, without the batch; None finds one that runs.
         opset: of the file.
         seed: of the random inputs.

@@ -82,8 +82,8 @@ def _parse_arguments(
     "--form",
     default="conv3d",
     show_default=True,
-    type=click.Choice(["conv3d", "conv2d"]),
-    help="How layers are written: circular Conv3d, or expanded Conv2d.",
+    type=click.Choice(["conv3d", "conv2d", "fourier"]),
+    help="How layers are written: circular Conv3d, expanded Conv2d, or Fourier over the rotations.",
 )
 @click.option(
     "--input-shape",

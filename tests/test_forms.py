@@ -45,7 +45,7 @@ def test_shapes_are_known_without_building(golden, form):
     spec = read_layer(golden.layer()).spec
     built = form.build(spec)
     assert {name: tensor.shape for name, tensor in built.state_dict().items()} == form.shapes(spec)
-    assert built.form == form.name
+    assert built.form == form.used(spec)
     assert str(spec.out_rotations) in repr(built)
 
 
@@ -169,5 +169,5 @@ def test_conv3d_layers_are_conv3d_and_others_are_refused_as_circular():
 
 
 def test_a_form_that_does_not_exist():
-    with pytest.raises(SpecError, match="one of conv3d, conv2d; found 'fft'"):
+    with pytest.raises(SpecError, match="one of conv3d, conv2d, fourier; found 'fft'"):
         form_named("fft")

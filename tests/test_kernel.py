@@ -13,6 +13,7 @@ from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.circular import as_cyclic, to_circular, unroll, wrap
 from ceconv_convert.kernel.color import acts_as, color_order, hue_rotation_matrix, matrix_powers
 from ceconv_convert.kernel.expand import expand
+from ceconv_convert.kernel.fourier import products_of, transform_of
 from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.kernel.spec import KernelSpec, normalize_padding, normalize_pair
 from tests.support import relative
@@ -241,3 +242,20 @@ def test_every_field_is_known_to_the_forms_test():
     from tests.test_forms import CHANGES
 
     assert {field.name for field in fields(KernelSpec)} == set(CHANGES) | {"kind", "in_rotations"}
+
+
+@pytest.mark.parametrize("rotations", range(2, 25))
+def test_the_fourier_products_are_the_cyclic_correlation(rotations):
+    transform = transform_of(rotations)
+    assert transform.products == products_of(rotations)
+    found = torch.einsum("rm,md,mj->rdj", transform.inverse, transform.weight, transform.forward)
+    expected = torch.zeros(rotations, rotations, rotations, dtype=torch.float64)
+    for r in range(rotations):
+        for d in range(rotations):
+            expected[r, d, (r + d) % rotations] = 1
+    assert (found - expected).abs().max() < 1e-14
+
+
+def test_one_rotation_has_no_frequencies():
+    with pytest.raises(SpecError, match="at least 2 rotations"):
+        transform_of(1)

@@ -11,7 +11,7 @@ from torch import nn
 
 from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.modules import circular, expanded
+from ceconv_convert.modules import circular, expanded, fourier
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,34 @@ class Form:
         summary: a line for people.
         build: the layer of a spec.
         shapes: the shapes of that layer's state dict, without building it.
+        used: the name of the form that the layer of a spec gets: another where this one does not apply.
     """
 
     name: str
     summary: str
     build: Callable[[KernelSpec], nn.Module]
     shapes: Callable[[KernelSpec], dict[str, torch.Size]]
+    used: Callable[[KernelSpec], str]
 
 
 _ROWS = (
-    Form("conv3d", "circular Conv3d: smallest, portable", circular.build, circular.shapes),
-    Form("conv2d", "expanded Conv2d: N_out times the weights", expanded.ExpandedConv2d, expanded.shapes),
+    Form(
+        "conv3d", "circular Conv3d: smallest, portable", circular.build, circular.shapes, lambda _: "conv3d"
+    ),
+    Form(
+        "conv2d",
+        "expanded Conv2d: N_out times the weights",
+        expanded.ExpandedConv2d,
+        expanded.shapes,
+        lambda _: "conv2d",
+    ),
+    Form(
+        "fourier",
+        "Fourier over the rotations: fewest multiplications",
+        fourier.build,
+        fourier.shapes,
+        lambda spec: "fourier" if fourier.applies(spec) else "conv3d",
+    ),
 )
 
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ROWS})

@@ -41,7 +41,7 @@ def convert(
 
     Args:
         model: any module.
-        form: ``conv3d`` (circular) or ``conv2d`` (expanded).
+        form: ``conv3d`` (circular), ``conv2d`` (expanded) or ``fourier`` (fewest multiplications).
         inplace: replace the layers inside ``model``; otherwise ``model`` is copied, and left as it was.
         strict: raise where a layer is refused; otherwise leave it, and ``plan`` says so.
         progress: called with layers done and layers in all.

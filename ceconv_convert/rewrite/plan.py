@@ -19,7 +19,7 @@ def plan(model: nn.Module | Mapping[str, Tensor], form: str = "conv3d") -> Plan:
 
     Args:
         model: any module, or a state dict; it is not changed.
-        form: ``conv3d`` or ``conv2d``.
+        form: ``conv3d``, ``conv2d`` or ``fourier``.
 
     Raises:
         SpecError: for a form that does not exist, or that a state dict cannot take.
@@ -57,7 +57,7 @@ def _row(site: Site, form: str) -> PlanRow:
         kernel_size=spec.kernel_size,
         stride=spec.stride,
         padding=spec.padding,
-        form=form,
+        form=form_named(form).used(spec),
         bytes_after=_bytes_after(spec, form),
     )
 

@@ -1,0 +1,98 @@
+"""``form="fourier"``: the rotations of a cyclic layer in frequencies, m(N) convolutions in place of N².
+
+y = U · conv2d(T · x, V · w) with m groups: two small transforms over the rotations around one grouped
+convolution. Exact for N_in = N_out ≥ 2; other layers are written as ``conv3d``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ceconv_convert.errors import SpecError
+from ceconv_convert.kernel.fourier import products_of, transform_of, transform_weight
+from ceconv_convert.kernel.planes import split_planes
+from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.modules import circular
+from ceconv_convert.modules.target import TargetLayer, as_parameter, symmetric_padding
+
+
+def applies(spec: KernelSpec) -> bool:
+    """Whether the layer is a cyclic one with as many rotations out as in, and more than one."""
+    return spec.kind == "cyclic" and spec.in_rotations == spec.out_rotations >= 2
+
+
+class FourierConv2d(TargetLayer, nn.Conv2d):
+    """A cyclic layer of N rotations: ``[B, I, N, H, W]`` → ``[B, O, N, H', W']``.
+
+    Weight ``[m·O, I, kh, kw]``: the m products' kernels, transformed in float64. Bias ``[O]``.
+    """
+
+    form = "fourier"
+    forward_transform: Tensor
+    inverse_transform: Tensor
+
+    def __init__(self, spec: KernelSpec) -> None:
+        if not applies(spec):
+            raise SpecError(
+                "the Fourier form is of cyclic layers with as many rotations out as in, and at least 2, "
+                f"found {spec.in_rotations} and {spec.out_rotations}"
+            )
+        transform = transform_of(spec.in_rotations)
+        super().__init__(
+            transform.products * spec.in_channels,
+            transform.products * spec.out_channels,
+            spec.kernel_size,
+            stride=spec.stride,
+            padding=symmetric_padding(spec),
+            groups=transform.products,
+            bias=False,
+            device="meta",  # the spec's parameters follow; draw no random numbers for these
+            dtype=spec.dtype,
+        )
+        self.take_over(spec)
+        self.weight = as_parameter(transform_weight(spec.weight))
+        self.bias = None if spec.bias is None else as_parameter(spec.bias)
+        forward, inverse = (
+            matrix.to(spec.weight.device, spec.dtype) for matrix in (transform.forward, transform.inverse)
+        )
+        self.register_buffer("forward_transform", forward, persistent=False)
+        self.register_buffer("inverse_transform", inverse, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[B, I, N, H, W]``, or planes ``[B, I·N, H, W]``, → ``[B, O, N, H', W']``."""
+        x = split_planes(input, self.in_channels, self.in_rotations)
+        frequencies = torch.einsum("mn,bcnhw->bmchw", self.forward_transform, x)
+        y = F.conv2d(
+            self.pad_excess(frequencies.flatten(1, 2)),
+            self.weight,
+            None,
+            self.stride,
+            self.padding,
+            groups=self.groups,
+        )
+        products = torch.unflatten(y, 1, (self.groups, self.out_channels))
+        features = torch.einsum("nm,bmchw->bcnhw", self.inverse_transform, products)
+        if self.bias is not None:
+            features = features + self.bias.view(-1, 1, 1, 1)
+        return features.contiguous()
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, Fourier rotations={self.in_rotations}→{self.out_rotations}"
+
+
+def build(spec: KernelSpec) -> nn.Module:
+    """The Fourier layer of a spec, or where it does not apply, the Conv3d layer."""
+    return FourierConv2d(spec) if applies(spec) else circular.build(spec)
+
+
+def shapes(spec: KernelSpec) -> dict[str, torch.Size]:
+    """The state dict's shapes of the layer that ``build`` makes."""
+    if not applies(spec):
+        return circular.shapes(spec)
+    rows = products_of(spec.in_rotations) * spec.out_channels
+    found = {"weight": torch.Size((rows, spec.in_channels, *spec.kernel_size))}
+    if spec.bias is not None:
+        found["bias"] = spec.bias.shape
+    return found
