@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ceconv_convert.errors import ExportError, OutputError, first_line
+from ceconv_convert.graph.passes import run_passes
 from ceconv_convert.graph.quiet import quiet
 from ceconv_convert.graph.tidy import forget_origin, name_ends
-from ceconv_convert.modules import copy_model, unwrapped
+from ceconv_convert.modules import FourierConv2d, copy_model, unwrapped
 
 DEFAULT_OPSET = 18
 """The oldest opset that torch's exporter writes without conversion: the most runtimes read it."""
@@ -113,6 +114,9 @@ def _export(module: nn.Module, path: Path, example: Tensor, opset: int, *, size:
         forget_origin(program.model)
         try:
             program.save(path, external_data=weights > _PROTOBUF_LIMIT)
+            in_frequencies = any(isinstance(layer, FourierConv2d) for layer in module.modules())
+            if in_frequencies and weights <= _PROTOBUF_LIMIT:
+                run_passes(path)
         except OSError as error:
             raise OutputError(f"the graph cannot be written to {path}: {error.strerror}") from error
 

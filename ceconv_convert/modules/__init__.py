@@ -2,8 +2,18 @@
 
 from ceconv_convert.modules.copying import copy_model
 from ceconv_convert.modules.forms import FORMS, Form, form_named
+from ceconv_convert.modules.fourier import FourierConv2d
 from ceconv_convert.modules.replace import replace_modules
 from ceconv_convert.modules.target import TargetLayer
 from ceconv_convert.modules.wrappers import unwrapped
 
-__all__ = ["FORMS", "Form", "TargetLayer", "copy_model", "form_named", "replace_modules", "unwrapped"]
+__all__ = [
+    "FORMS",
+    "Form",
+    "FourierConv2d",
+    "TargetLayer",
+    "copy_model",
+    "form_named",
+    "replace_modules",
+    "unwrapped",
+]

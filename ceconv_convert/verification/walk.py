@@ -15,6 +15,8 @@ from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.steps import Step
 from ceconv_convert.verification.verdict import Measure, StepCheck
 
+_FEATURES = 5
+"""``[B, C, N, H, W]``"""
 _SAMPLE = 4096
 _LIKE = 0.05
 """A value of a graph this far from a step's features, of their largest, is another one."""
@@ -52,7 +54,9 @@ class Walk:
         """
         by_size: dict[int, list[Tensor]] = {}
         for value in values:
-            by_size.setdefault(value.numel(), []).append(value.flatten())
+            # Features may lie with their rotations outermost.
+            views = [value, value.transpose(1, 2)] if value.dim() == _FEATURES else [value]
+            by_size.setdefault(value.numel(), []).extend(view.flatten() for view in views)
         checks = [
             self._check(step, self._most_like(self.exact[step.key], by_size))
             for step in self.original
