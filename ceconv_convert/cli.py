@@ -210,7 +210,8 @@ def main() -> None:
     """Run the command line; whatever ends it becomes one sentence and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without → is no reason to fail
+            with contextlib.suppress(OSError):  # a stream that is open for reading too
+                stream.reconfigure(errors="replace")  # a terminal without → is no reason to fail
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         signal.signal(number, _stop)
     try:

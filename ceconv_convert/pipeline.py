@@ -31,7 +31,7 @@ from ceconv_convert.checkpoint import (
     sha256_of,
 )
 from ceconv_convert.errors import OutputError
-from ceconv_convert.graph import DEFAULT_OPSET, OnnxRunner
+from ceconv_convert.graph import CONVOLVED, DEFAULT_OPSET, OnnxRunner
 from ceconv_convert.modules import FORMS, copy_model
 from ceconv_convert.report import make_report, write_report
 from ceconv_convert.report.terminal import Terminal
@@ -172,7 +172,8 @@ def _convert(session: Session, staging: Staging, terminal: Terminal) -> tuple[li
         staged = staging.path_for(output)
         if output.suffix == ".onnx":
             verdicts.append(_export(session, network, output, staged, terminal))
-            found.runs[verdicts[-1].candidate] = OnnxRunner(staged)
+            if session.evidence.dtype in CONVOLVED:
+                found.runs[verdicts[-1].candidate] = OnnxRunner(staged)
             continue
         made = session.record(verdicts[0])
         if migrated is not None:
@@ -197,11 +198,16 @@ def _migrate(session: Session, network: nn.Module) -> Migrated | None:
 
 
 def _export(session: Session, network: nn.Module, output: Path, staged: Path, terminal: Terminal) -> Verdict:
-    opset = DEFAULT_OPSET if session.job.opset is None else session.job.opset
+    job, evidence = session.job, session.evidence
+    if evidence.dtype not in CONVOLVED:
+        dtype = str(evidence.dtype).removeprefix("torch.")
+        terminal.line(f"{output}: in float32, since ONNX Runtime's CPU provider does not convolve in {dtype}")
+        with terminal.progress("running the original in float32"):
+            single = copy_model(session.model).float()
+            network, evidence = convert(single, job.form), gather(single, evidence.shape, seed=job.seed)
+    opset = DEFAULT_OPSET if job.opset is None else job.opset
     with terminal.progress("exporting to ONNX and running it"):
-        axes, verdict = write_judged_onnx(
-            session.evidence, network, staged, opset=opset, record=session.record
-        )
+        axes, verdict = write_judged_onnx(evidence, network, staged, opset=opset, record=session.record)
     if axes.reason is not None:
         terminal.line(f"{output}: height and width are fixed, {axes.reason}")
     return verdict

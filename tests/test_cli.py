@@ -551,3 +551,24 @@ def test_the_same_call_writes_the_same_bytes(run, folder):
             assert run(COLOR_DIGITS, "-o", f"{place}/{name}")[0] == 0
             contents.append((folder / place / name).read_bytes())
         assert contents[0] == contents[1], name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_that_onnx_runtime_cannot_run_is_exported_in_float32(run, folder, dtype):
+    model = small_network().to(dtype)
+    torch.save(model, "a.pt")
+    code, out, _ = run("a.pt", "-o", "a.onnx", "-o", "b.pt", "--report", "r.json")
+    assert code == 0, out
+    name = str(dtype).removeprefix("torch.")
+    assert f"a.onnx: in float32, since ONNX Runtime's CPU provider does not convolve in {name}" in out
+    assert load("b.pt")[0].weight.dtype == dtype
+    x = torch.randn(2, 3, 20, 24)
+    (found,) = OnnxRunner(folder / "a.onnx")(x)
+    assert relative(found, model.double()(x.double())) < 1e-5
+
+
+def test_tensors_without_numbers_are_refused(run, folder):
+    torch.save({k: v.to("meta") for k, v in small_network().state_dict().items()}, "a.pt")
+    code, _, err = run("a.pt", "-o", "b.onnx")
+    assert code == 2
+    assert "0.weight has no numbers: it was saved from the meta device" in err

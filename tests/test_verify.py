@@ -400,3 +400,9 @@ def test_a_matrix_near_the_cycle_is_no_false_alarm(form, rotations):
     layer = CEConv2d(1, rotations, 3, 4, 3)
     layer.transformation_matrix.data = torch.eye(3).roll(1, 0) + 3e-7
     assert verify(layer, convert(layer, form)).passed
+
+
+def test_an_attribute_that_hides_a_module_changes_nothing():
+    model = foreign.Network().eval()
+    vars(model)["head"] = torch.nn.functional.relu  # the module stays registered
+    assert verify(model, convert(model)).passed

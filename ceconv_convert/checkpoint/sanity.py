@@ -24,8 +24,10 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     for key, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
             raise UnreadableInputError(f"{key} is sparse, quantized or nested: only plain tensors are read")
-        if tensor.is_meta or torch.nn.parameter.is_lazy(tensor):
+        if torch.nn.parameter.is_lazy(tensor):
             continue
+        if tensor.is_meta:
+            raise UnreadableInputError(f"{key} has no numbers: it was saved from the meta device")
         numbers = tensor.numel() * tensor.element_size()
         if numbers > size:
             raise UnreadableInputError(f"{key} claims {tensor.numel()} numbers, more than the file holds")

@@ -3,10 +3,11 @@
 from ceconv_convert.graph.check import check_file
 from ceconv_convert.graph.export import DEFAULT_OPSET, Axes, write_onnx
 from ceconv_convert.graph.metadata import write_metadata
-from ceconv_convert.graph.runtime import OnnxRunner, check_dtype
+from ceconv_convert.graph.runtime import CONVOLVED, OnnxRunner, check_dtype
 from ceconv_convert.graph.values import values_of
 
 __all__ = [
+    "CONVOLVED",
     "DEFAULT_OPSET",
     "Axes",
     "OnnxRunner",

@@ -24,12 +24,12 @@ FAILURES = (
     errors.RuntimeException,
 )
 _ERRORS_ONLY = 3
-_CONVOLVED = (torch.float32, torch.float16)
+CONVOLVED = (torch.float32, torch.float16)
 
 
 def check_dtype(dtype: torch.dtype) -> None:
     """Raise ExportError where ONNX Runtime's CPU provider has no convolution in ``dtype``."""
-    if dtype not in _CONVOLVED:
+    if dtype not in CONVOLVED:
         raise ExportError(
             f"ONNX Runtime's CPU provider convolves in float32 and float16, the network is in {dtype}: "
             "convert model.float() instead"

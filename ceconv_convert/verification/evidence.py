@@ -168,8 +168,9 @@ def gather(
         raise VerificationError("the original gives no numbers, and nothing can be compared with it")
     walk, turn = _walk(original, referee, specs, inputs[0]), _turn(original, referee, specs, inputs[0])
     layers = {}
+    modules = dict(original.named_modules(remove_duplicate=False))
     for name, spec in specs.items():
-        layer = original.get_submodule(name)
+        layer = modules[name]
         seen = [step.input for step in walk.original if step.name == name and step.input.dtype == dtype]
         real = (evidence_on(layer, spec, x) for x in seen)
         layers[name] = (random_evidence(layer, spec, seed, dtype, device), *real)

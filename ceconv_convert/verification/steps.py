@@ -77,8 +77,9 @@ def record(network: nn.Module, x: Tensor, names: Collection[str]) -> list[Step]:
         if inputs and isinstance(inputs[0], Tensor):
             seen[name] = inputs[0].detach().clone()
 
+    modules = dict(network.named_modules(remove_duplicate=False))  # an attribute may hide a registered module
     for name in names:
-        module = network.get_submodule(name)
+        module = modules[name]
         handles.append(module.register_forward_pre_hook(lambda _, inputs, name=name: see(name, inputs)))
         handles.append(
             module.register_forward_hook(
