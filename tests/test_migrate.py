@@ -9,7 +9,7 @@ from torch import nn
 
 from ceconv_convert import CEConv2d, convert, load, migrate_state_dict, plan
 from ceconv_convert.architectures import CECNN, BasicBlock, HybridResNet, ResNet
-from ceconv_convert.errors import NothingToConvertError, SpecError, StateDictError
+from ceconv_convert.errors import NothingToConvertError, SpecError, StateDictError, UnreadableInputError
 from tests.support import FIXTURES, same_state, shake, small_network
 
 
@@ -151,3 +151,25 @@ def test_the_plan_of_a_state_dict_is_the_plan_of_its_model_as_far_as_tensors_tel
 def test_a_state_dict_takes_one_form():
     with pytest.raises(SpecError, match="conv3d alone"):
         plan(small_network().state_dict(), "conv2d")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"transformation_matrix": torch.ones(2)},
+        {"transformation_matrix": torch.ones(0, 0)},
+        {"transformation_matrix": torch.ones(3, 3, dtype=torch.int64)},
+        {"pointwise_weight": torch.ones(4)},
+        {"pointwise_weight": torch.ones(4, 3, 3, 3, 3)},
+    ],
+)
+@pytest.mark.parametrize("to", ["conv3d", "ceconv"])
+def test_tensors_that_are_not_what_their_names_say(tmp_path, state, to):
+    state = {"a.weight": torch.ones(4, 3, 1, 3, 3)} | {f"a.{key}": tensor for key, tensor in state.items()}
+    with pytest.raises(StateDictError, match=r"^a\.(transformation_matrix|pointwise_weight) is no"):
+        migrate_state_dict(state, to)
+    network = ResNet(BasicBlock, [1, 1, 1], [4, 4, 4], 4, 3).state_dict()
+    network["conv1.transformation_matrix"] = torch.ones(2)
+    torch.save(network, tmp_path / "a.pt")
+    with pytest.raises(UnreadableInputError, match="is no color matrix"):
+        load(tmp_path / "a.pt")

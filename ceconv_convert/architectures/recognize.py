@@ -58,7 +58,7 @@ def _resnet(state: State, given: int | None) -> ResNet:
     rotations = _hidden_rotations(state, "layers.0.0.conv1")
     _check_given(rotations, given)
     separable = "layers.0.0.conv1.pointwise_weight" in state
-    learnable = rotations_of(_tensor(state, "conv1.transformation_matrix")) is None
+    learnable = rotations_of(_matrix(state, "conv1")) is None
     if ce_stages < len(num_blocks):
         return HybridResNet(
             block, num_blocks, channels, ce_stages, classes, rotations, True, learnable, separable
@@ -72,7 +72,7 @@ def _cecnn(state: State, given: int | None) -> CECNN:
     planes = _tensor(state, "ceconv_list.0.0.weight").shape[0]
     classes, features = _tensor(state, "fc.weight").shape
     flat = features if ce_layers == 7 else _tensor(state, "conv2d_list.0.0.weight").shape[1]
-    matrix = _tensor(state, "ceconv_list.0.0.transformation_matrix")
+    matrix = _matrix(state, "ceconv_list.0.0")
     rotations = given
     if ce_layers > 1:
         rotations = _hidden_rotations(state, "ceconv_list.1.0")
@@ -120,3 +120,13 @@ def _tensor(state: State, key: str) -> Tensor:
     if key not in state:
         raise UnreadableInputError(f"{key} is missing from the state dict")
     return state[key]
+
+
+def _matrix(state: State, layer: str) -> Tensor:
+    key = f"{layer}.transformation_matrix"
+    matrix = _tensor(state, key)
+    if matrix.shape != (3, 3) or not matrix.is_floating_point():
+        raise UnreadableInputError(
+            f"{key} is no color matrix: found {matrix.dtype} of shape {list(matrix.shape)}"
+        )
+    return matrix

@@ -111,6 +111,8 @@ def is_migrated(state: Mapping[str, Tensor]) -> bool:
         if key.split(".")[-1] == "weight"
         and weight.dim() == _DIMENSIONS
         and (matrix := state.get(f"{key.removesuffix('weight')}transformation_matrix")) is not None
+        and matrix.shape == (3, 3)
+        and matrix.is_floating_point()
     ]
     return any(_form(layer) == "conv3d" for layer in lifting)
 

@@ -77,8 +77,16 @@ def _layer(name: str, weight: Tensor, state: Mapping[str, Tensor]) -> TensorLaye
     pointwise = state.get(f"{name}pointwise_weight")
     if matrix is not None and pointwise is not None:
         raise StateDictError(f"{name or 'the root'} has both a transformation_matrix and a pointwise_weight")
+    if matrix is not None and (matrix.shape != (3, 3) or not matrix.is_floating_point()):
+        raise StateDictError(f"{name}transformation_matrix is no color matrix: found {_described(matrix)}")
+    if pointwise is not None and (pointwise.dim() != weight.dim() or pointwise.shape[3:] != (1, 1)):
+        raise StateDictError(f"{name}pointwise_weight is no rotation factor: found {_described(pointwise)}")
     if matrix is not None:
         return TensorLayer(name, "lifting", weight, matrix=matrix)
     if pointwise is not None:
         return TensorLayer(name, "separable", weight, pointwise=pointwise)
     return TensorLayer(name, "hidden", weight)
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of shape {list(tensor.shape)}"
