@@ -175,6 +175,9 @@ def write_stored(
     Raises:
         OutputError: where it cannot be written.
     """
+    foreign = sorted(name for name, tensor in tensors.items() if tensor.dtype not in _NAMES)
+    if foreign:
+        raise OutputError(f"{path.name} cannot be written: safetensors has no {tensors[foreign[0]].dtype}")
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     stop = 0
     # As the format's own library orders them: numbers of more bytes first, so that each is aligned.

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ceconv_convert.checkpoint.provenance import KEY, Record, as_text
+from ceconv_convert.checkpoint.safetensors_files import bytes_of, write_stored
 from ceconv_convert.errors import OutputError, first_line
 
 
@@ -40,18 +39,11 @@ def save_object(thing: object, path: Path) -> None:
 def save_tensors(state: Mapping[str, Tensor], path: Path, made: Record | None = None) -> None:
     """A state dict as safetensors, with its record in the metadata.
 
-    Tensors that share memory are written once each: the format knows no sharing.
+    Tensors that share memory are written once each: the format knows no sharing. The format's own library
+    writes several entries of metadata in another order each time; here the same tensors give the same bytes.
 
     Raises:
         OutputError: where it cannot be written.
     """
-    seen: set[int] = set()
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        storage = tensor.untyped_storage().data_ptr()
-        tensors[name] = tensor.clone() if storage in seen else tensor.contiguous()
-        seen.add(storage)
-    try:
-        save_file(tensors, path, metadata={"format": "pt"} | ({KEY: as_text(made)} if made else {}))
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path.name} cannot be written: {first_line(error)}") from error
+    metadata = {"format": "pt"} | ({KEY: as_text(made)} if made else {})
+    write_stored(path, state, lambda name: [bytes_of(state[name])], metadata)
