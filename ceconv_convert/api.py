@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -12,15 +13,17 @@ from ceconv_convert.checkpoint import Staging, load, migrate_checkpoint, migrate
 from ceconv_convert.errors import NothingToConvertError, VerificationError
 from ceconv_convert.graph import (
     DEFAULT_OPSET,
-    Axes,
+    Exported,
     OnnxRunner,
+    SymbolicLayer,
     check_dtype,
     check_file,
     values_of,
     write_metadata,
     write_onnx,
 )
-from ceconv_convert.rewrite import convert, plan, row_as_data
+from ceconv_convert.modules import AUTO
+from ceconv_convert.rewrite import convert, plan, replace_layers, row_as_data
 from ceconv_convert.verification import (
     Evidence,
     Turn,
@@ -44,6 +47,10 @@ __all__ = [
     "verify",
     "write_judged_onnx",
 ]
+
+
+COMPILED = (AUTO, "fourier")
+"""Forms of ``.onnx`` files whose layers the graph compiler writes."""
 
 
 def verify(
@@ -89,7 +96,7 @@ def export_onnx(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    form: str = "conv3d",
+    form: str = AUTO,
     input_shape: tuple[int, ...] | None = None,
     opset: int = DEFAULT_OPSET,
     seed: int = 0,
@@ -103,7 +110,7 @@ def export_onnx(
     Args:
         model: a model with ``CEConv2d`` layers, or one converted already; it is not changed.
         path: the file to write.
-        form: ``conv3d``, ``conv2d`` or ``fourier``.
+        form: ``auto`` chooses for each layer what costs least; or ``conv3d``, ``conv2d``, ``fourier``.
         input_shape: of one input, without the batch; None finds one that runs.
         opset: of the file.
         seed: of the random inputs.
@@ -121,7 +128,7 @@ def export_onnx(
     with Staging(force=force) as staging:
         staged = staging.path_for(Path(path))
         try:
-            converted = convert(model, form)
+            converted = exportable(model, form)
         except NothingToConvertError:
             if not plan(model, form).converted:
                 raise
@@ -132,11 +139,18 @@ def export_onnx(
         def record(verdict: Verdict) -> provenance.Record:
             return provenance.record(type(model).__name__, None, form, rows, verdict_summary(verdict))
 
-        _, verdict = write_judged_onnx(evidence, converted, staged, opset=opset, record=record)
+        _, verdict = write_judged_onnx(evidence, converted, staged, form=form, opset=opset, record=record)
         if not verdict.passed:
             raise VerificationError(f"nothing was written: {verdict}")
         staging.commit()
     return verdict
+
+
+def exportable(model: nn.Module, form: str) -> nn.Module:
+    """What an ``.onnx`` file of that form is exported from: layers to be compiled, or converted ones."""
+    if form in COMPILED:
+        return replace_layers(model, SymbolicLayer, form)
+    return convert(model, form)
 
 
 def write_judged_onnx(
@@ -144,40 +158,42 @@ def write_judged_onnx(
     converted: nn.Module,
     path: Path,
     *,
+    form: str,
     opset: int,
     record: Callable[[Verdict], provenance.Record],
     progress: Progress | None = None,
-) -> tuple[Axes, Verdict]:
+) -> tuple[Exported, Verdict]:
     """Write an ONNX file, check it, judge it in ONNX Runtime, and note in it where it comes from.
 
     Where it is wrong with dynamic image sizes, it is written with a fixed one.
     """
-    axes, verdict = _write_and_judge(evidence, converted, path, opset, progress)
+    exported, verdict = _write_and_judge(evidence, converted, path, form, opset, progress)
     if verdict.passed:
         write_metadata(path, {provenance.KEY: provenance.as_text(record(verdict))})
-    return axes, verdict
+    return exported, verdict
 
 
 def _write_and_judge(
-    evidence: Evidence, converted: nn.Module, path: Path, opset: int, progress: Progress | None
-) -> tuple[Axes, Verdict]:
+    evidence: Evidence, converted: nn.Module, path: Path, form: str, opset: int, progress: Progress | None
+) -> tuple[Exported, Verdict]:
     check_dtype(evidence.dtype)
     example = evidence.inputs[1]  # a batch of 2
     dynamic = evidence.fixed_size is None
-    axes = write_onnx(converted, path, example, opset=opset, dynamic_size=dynamic)
+    exported = write_onnx(converted, path, example, opset=opset, dynamic_size=dynamic, form=form)
     if not dynamic:
-        axes = Axes(axes.batch, False, f"the network takes no other size: {evidence.fixed_size}")
+        exported = replace(exported, reason=f"the network takes no other size: {evidence.fixed_size}")
     check_file(path)
-    verdict = judge_onnx(evidence if axes.size else evidence.at_one_size(), path, progress=progress)
-    if axes.size and not verdict.passed:
+    judged = evidence if exported.dynamic_size else evidence.at_one_size()
+    verdict = judge_onnx(judged, path, progress=progress)
+    if exported.dynamic_size and not verdict.passed:
         # Some operators are exported for the example's size alone, without a word.
-        write_onnx(converted, path, example, opset=opset, dynamic_size=False)
+        again = write_onnx(converted, path, example, opset=opset, dynamic_size=False, form=form)
         check_file(path)
         fixed = judge_onnx(evidence.at_one_size(), path, progress=progress)
         if fixed.passed:
             reason = f"since with dynamic ones the exported file is wrong: {verdict.problem}"
-            return Axes(axes.batch, False, reason), fixed
-    return axes, verdict
+            return replace(again, reason=reason), fixed
+    return exported, verdict
 
 
 def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:

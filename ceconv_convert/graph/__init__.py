@@ -1,7 +1,8 @@
 """ONNX: export, check, run."""
 
 from ceconv_convert.graph.check import check_file
-from ceconv_convert.graph.export import DEFAULT_OPSET, Axes, write_onnx
+from ceconv_convert.graph.dialect import SymbolicLayer
+from ceconv_convert.graph.export import DEFAULT_OPSET, Exported, write_onnx
 from ceconv_convert.graph.metadata import write_metadata
 from ceconv_convert.graph.runtime import CONVOLVED, OnnxRunner, check_dtype
 from ceconv_convert.graph.values import values_of
@@ -9,8 +10,9 @@ from ceconv_convert.graph.values import values_of
 __all__ = [
     "CONVOLVED",
     "DEFAULT_OPSET",
-    "Axes",
+    "Exported",
     "OnnxRunner",
+    "SymbolicLayer",
     "check_dtype",
     "check_file",
     "values_of",

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import torch
+from onnxscript.version_converter import convert_version
 from torch import Tensor, nn
 
 from ceconv_convert.errors import ExportError, OutputError, first_line
-from ceconv_convert.graph.passes import run_passes
+from ceconv_convert.graph.compile import Compiled, compile_graph
+from ceconv_convert.graph.dialect import name_layers
 from ceconv_convert.graph.quiet import quiet
 from ceconv_convert.graph.tidy import forget_origin, name_ends
-from ceconv_convert.modules import FourierConv2d, copy_model, unwrapped
+from ceconv_convert.modules import copy_model, unwrapped
 
 DEFAULT_OPSET = 18
 """The oldest opset that torch's exporter writes without conversion: the most runtimes read it."""
@@ -25,12 +28,18 @@ _PROTOBUF_LIMIT = 2**31 - 2**20
 
 
 @dataclass(frozen=True)
-class Axes:
-    """Which axes of the input are dynamic, and why not all."""
+class Exported:
+    """What was written.
 
-    batch: bool
-    size: bool
+    Attributes:
+        dynamic_size: whether height and width are dynamic; the batch always is.
+        reason: why they are not.
+        compiled: what became of the symbolic layers.
+    """
+
+    dynamic_size: bool
     reason: str | None = None
+    compiled: Compiled = Compiled()
 
 
 def write_onnx(
@@ -40,21 +49,25 @@ def write_onnx(
     *,
     opset: int = DEFAULT_OPSET,
     dynamic_size: bool = True,
-) -> Axes:
+    form: str = "auto",
+    block: int | None = None,
+) -> Exported:
     """Export ``model`` in eval mode, with a dynamic batch, and dynamic height and width where it can.
 
     The input is named ``input``; the outputs ``output``, or ``output_0``, ``output_1``, … ``model`` is not
     changed.
 
     Args:
-        model: a module without ``CEConv2d``.
+        model: a module without ``CEConv2d``; its symbolic layers are compiled.
         path: the file to write.
         example: an input with a batch of at least 2: a batch of 1 would be taken for a constant.
         opset: of the file.
         dynamic_size: whether height and width are dynamic.
+        form: of symbolic layers, ``auto`` or ``fourier``.
+        block: channels that the runtime takes abreast, 8 or 16; None is this machine's.
 
     Returns:
-        The axes that the file has dynamic.
+        What was written.
 
     Raises:
         ExportError: where the exporter cannot express the model, or not in this opset.
@@ -64,15 +77,24 @@ def write_onnx(
     if not 1 <= opset <= newest:
         raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
     module = unwrapped(copy_model(model).eval())
+    layers = name_layers(module, example)
+    first = DEFAULT_OPSET if layers else opset  # the passes write that one
+
+    def write(size: bool) -> Compiled:
+        program = _export(module, example, first, size=size)
+        compiled = compile_graph(program, layers, form=form, block=block) if layers else Compiled()
+        _save(program, path, opset)
+        return compiled
+
     reason = None
     try:
-        _export(module, path, example, opset, size=dynamic_size)
+        compiled = write(dynamic_size)
     except _FAILURES as error:
         if not dynamic_size:
             raise ExportError(f"torch cannot export the network: {_explain(error)}") from error
         reason = f"torch cannot export them as dynamic: {_explain(error)}"
         try:
-            _export(module, path, example, opset, size=False)
+            compiled = write(False)
         except _FAILURES as again:
             raise ExportError(f"torch cannot export the network: {_explain(again)}") from again
     found = opset_of(path)
@@ -81,7 +103,7 @@ def write_onnx(
             f"the network cannot be written with opset {opset}: the exporter gives {found}; "
             f"pass --opset {found}"
         )
-    return Axes(batch=True, size=dynamic_size and reason is None, reason=reason)
+    return Exported(dynamic_size and reason is None, reason, compiled)
 
 
 _FAILURES = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AttributeError, LookupError)
@@ -94,11 +116,10 @@ def opset_of(path: Path) -> int:
     return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
-def _export(module: nn.Module, path: Path, example: Tensor, opset: int, *, size: bool) -> None:
+def _export(module: nn.Module, example: Tensor, opset: int, *, size: bool) -> ir.Model:
     axes: dict[int, Any] = {0: "batch"}
     if size:
         axes |= {example.dim() - 2: "height", example.dim() - 1: "width"}
-    weights = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
             module,
@@ -108,17 +129,23 @@ def _export(module: nn.Module, path: Path, example: Tensor, opset: int, *, size:
             dynamic_shapes=_dynamic_shapes(module, axes),
             verbose=False,
         )
-        if program is None:
-            raise ExportError("torch's exporter gave no program")
-        name_ends(program.model)
-        forget_origin(program.model)
-        try:
-            program.save(path, external_data=weights > _PROTOBUF_LIMIT)
-            in_frequencies = any(isinstance(layer, FourierConv2d) for layer in module.modules())
-            if in_frequencies and weights <= _PROTOBUF_LIMIT:
-                run_passes(path)
-        except OSError as error:
-            raise OutputError(f"the graph cannot be written to {path}: {error.strerror}") from error
+    if program is None:
+        raise ExportError("torch's exporter gave no program")
+    forget_origin(program.model)
+    return program.model
+
+
+def _save(model: ir.Model, path: Path, opset: int) -> None:
+    """Write the file in an opset, the weights beside it where one file cannot hold them."""
+    with quiet():
+        convert_version(model, opset, fallback=True)
+    name_ends(model)
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    beside = f"{path.name}.data" if weights > _PROTOBUF_LIMIT else None
+    try:
+        ir.save(model, path, external_data=beside)
+    except OSError as error:
+        raise OutputError(f"the graph cannot be written to {path}: {error.strerror}") from error
 
 
 def _dynamic_shapes(module: nn.Module, axes: dict[int, Any]) -> tuple[Any, ...]:

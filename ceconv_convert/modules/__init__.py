@@ -1,16 +1,15 @@
 """The target layers, built from a kernel spec, and the table of forms."""
 
 from ceconv_convert.modules.copying import copy_model
-from ceconv_convert.modules.forms import FORMS, Form, form_named
-from ceconv_convert.modules.fourier import FourierConv2d
+from ceconv_convert.modules.forms import AUTO, FORMS, Form, form_named
 from ceconv_convert.modules.replace import replace_modules
 from ceconv_convert.modules.target import TargetLayer
 from ceconv_convert.modules.wrappers import unwrapped
 
 __all__ = [
+    "AUTO",
     "FORMS",
     "Form",
-    "FourierConv2d",
     "TargetLayer",
     "copy_model",
     "form_named",

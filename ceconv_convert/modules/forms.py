@@ -53,6 +53,9 @@ _ROWS = (
     ),
 )
 
+AUTO = "auto"
+"""Of ``.onnx`` files alone: each layer's form is chosen by what it costs there."""
+
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ROWS})
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ceconv_convert.errors import NothingToConvertError, RefusedLayerError
+from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.modules import copy_model, form_named, replace_modules
 from ceconv_convert.read import Refusal, find_sites
 from ceconv_convert.rewrite.plan import plan_sites
@@ -61,7 +62,19 @@ def convert(
     >>> converted[1].weight.shape, converted(torch.zeros(1, 3, 9, 9)).shape
     (torch.Size([4, 8, 3, 3, 3]), torch.Size([1, 4, 3, 5, 5]))
     """
-    build = form_named(form).build
+    return replace_layers(model, form_named(form).build, form, inplace=inplace, strict=strict, progress=progress)
+
+
+def replace_layers(
+    model: nn.Module,
+    build: Callable[[KernelSpec], nn.Module],
+    form: str,
+    *,
+    inplace: bool = False,
+    strict: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> nn.Module:
+    """As ``convert``, with what ``build`` makes of a spec; ``form`` is its name in the plan."""
     model = model if inplace else copy_model(model)
     sites = find_sites(model)
     check_plan(plan_sites(model, sites, form), strict=strict)

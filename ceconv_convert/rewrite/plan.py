@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.modules import TargetLayer, form_named
+from ceconv_convert.modules import AUTO, TargetLayer, form_named
 from ceconv_convert.read import Refusal, Site, find_sites
 from ceconv_convert.rewrite.rows import Plan, PlanRow
 from ceconv_convert.rewrite.tensor_plan import plan_tensors
@@ -19,7 +19,7 @@ def plan(model: nn.Module | Mapping[str, Tensor], form: str = "conv3d") -> Plan:
 
     Args:
         model: any module, or a state dict; it is not changed.
-        form: ``conv3d``, ``conv2d`` or ``fourier``.
+        form: ``conv3d``, ``conv2d`` or ``fourier``; ``auto`` for a module that becomes an ``.onnx`` file.
 
     Raises:
         SpecError: for a form that does not exist, or that a state dict cannot take.
@@ -29,7 +29,8 @@ def plan(model: nn.Module | Mapping[str, Tensor], form: str = "conv3d") -> Plan:
     >>> [row.kind for row in plan(nn.Sequential(CEConv2d(1, 3, 3, 8, 3), CEConv2d(3, 3, 8, 8, 3)))]
     ['lifting', 'separable']
     """
-    form_named(form)
+    if form != AUTO or not isinstance(model, nn.Module):
+        form_named(form)
     if not isinstance(model, nn.Module):
         return plan_tensors(model, form)
     return plan_sites(model, find_sites(model), form)
@@ -57,8 +58,8 @@ def _row(site: Site, form: str) -> PlanRow:
         kernel_size=spec.kernel_size,
         stride=spec.stride,
         padding=spec.padding,
-        form=form_named(form).used(spec),
-        bytes_after=_bytes_after(spec, form),
+        form=AUTO if form == AUTO else form_named(form).used(spec),
+        bytes_after=None if form == AUTO else _bytes_after(spec, form),
     )
 
 

@@ -1,0 +1,146 @@
+"""A color-equivariant layer as one node of the exported graph, so that passes work on meaning, not on patterns.
+
+The node has one input and one output, and a name; what it computes, its kernel spec, lies beside it. Passes
+turn it into nodes on *planes*, features whose rotations lie outermost, and these into standard operators.
+
+* ``Layer``: ``[B, I, N_in, H, W]``, or ``[B, 3, H, W]`` for lifting → ``[B, O, N_out, H', W']``
+* ``PlanesLayer``: the same on planes, ``[B, N_in·I, H, W]`` → ``[B, N_out·O, H', W']``
+* ``ToPlanes``: ``[B, C, N, H, W]`` → planes; ``FromPlanes``: planes → ``[B, C, N, H, W]``, or flat ``[B, C·N, H, W]``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from ceconv_convert.kernel.planes import join_planes, split_planes
+from ceconv_convert.kernel.spec import KernelSpec, Pair
+from ceconv_convert.modules import TargetLayer
+
+DOMAIN = "ceconv.dialect"
+LAYER, PLANES_LAYER, TO_PLANES, FROM_PLANES = "Layer", "PlanesLayer", "ToPlanes", "FromPlanes"
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What a node of the dialect computes.
+
+    Attributes:
+        name: its module's path.
+        spec: in float64.
+        size: height and width of its input in the exported example: what costs are estimated by.
+        dtype: of the network.
+    """
+
+    name: str
+    spec: KernelSpec
+    size: Pair
+    dtype: torch.dtype
+
+    @property
+    def out_size(self) -> Pair:
+        """H', W'."""
+        height, width = (
+            (size + sum(zeros) - kernel) // stride + 1
+            for size, zeros, kernel, stride in zip(
+                self.size, self.spec.padding, self.spec.kernel_size, self.spec.stride, strict=True
+            )
+        )
+        return (height, width)
+
+
+@dataclass(frozen=True)
+class Planes:
+    """A value with its rotations outermost: ``[B, N·C', H, W]`` with C' ≥ C, as the compiler aligns it."""
+
+    channels: int
+    rotations: int
+
+
+class SymbolicLayer(TargetLayer):
+    """Stands for a layer while the network is exported; in eager mode it gives zeros of the right shape."""
+
+    form = "symbolic"
+
+    def __init__(self, spec: KernelSpec) -> None:
+        super().__init__()
+        self.take_over(spec)
+        self.kernel_size, self.stride, self.padding = spec.kernel_size, spec.stride, spec.padding
+        self.spec = spec.map(Tensor.detach)
+        self.name = ""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[B, I, N, H, W]``, or what lies in memory like it, → ``[B, O, N_out, H', W']``."""
+        if self.spec.kind == "lifting":
+            x = join_planes(input)
+        else:
+            x = split_planes(input, self.in_channels, self.in_rotations)
+        sizes = (
+            (size + sum(zeros) - kernel) // stride + 1
+            for size, zeros, kernel, stride in zip(
+                x.shape[-2:], self.padding, self.kernel_size, self.stride, strict=True
+            )
+        )
+        features: Tensor = torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{LAYER}",
+            (x,),
+            attrs={"name": self.name},
+            dtype=x.dtype,
+            shape=(x.shape[0], self.out_channels, self.out_rotations, *sizes),
+            version=1,
+        )
+        return features
+
+
+def name_layers(model: nn.Module, example: Tensor) -> dict[str, Layer]:
+    """Give every symbolic layer of ``model`` its path as a name; the meaning of each, by name.
+
+    Runs the model once, on ``example``, for the image sizes.
+    """
+    sizes: dict[str, Pair] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, SymbolicLayer):
+            height, width = inputs[0].shape[-2:]
+            sizes[module.name] = (height, width)
+
+    found = {name: module for name, module in model.named_modules() if isinstance(module, SymbolicLayer)}
+    handles = []
+    for name, module in found.items():
+        module.name = name
+        handles.append(module.register_forward_hook(note))
+    try:
+        with torch.no_grad():
+            model(example.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        name: Layer(name, module.spec.map(lambda t: t.cpu().double()), sizes[name], module.spec.dtype)
+        for name, module in found.items()
+        if name in sizes
+    }
+
+
+def attach(graph: ir.Graph, layers: Mapping[str, Layer]) -> None:
+    """Lay its meaning beside every node of the dialect."""
+    for node in graph:
+        if is_dialect(node, LAYER):
+            node.meta["layer"] = layers[node.attributes["name"].as_string()]
+
+
+def is_dialect(node: ir.Node | None, op_type: str) -> bool:
+    """Whether ``node`` is one of the dialect's, of that type."""
+    return node is not None and node.domain == DOMAIN and node.op_type == op_type
+
+
+def layer_of(node: ir.Node) -> Layer:
+    """The meaning of a ``Layer`` or ``PlanesLayer``."""
+    layer = node.meta["layer"]
+    if not isinstance(layer, Layer):
+        raise TypeError(f"{node.name} has no layer beside it")
+    return layer

@@ -1,0 +1,184 @@
+"""Choose the form of every layer, and how many channels every region's planes have, by the cost model.
+
+Values between the same operators have the same channels: a class. The cost of a layer depends on the classes
+of its input and output, and the best choice is looked for one class at a time, from two beginnings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+import torch
+
+from ceconv_convert.graph.dialect import DOMAIN, PLANES_LAYER, Layer, is_dialect, layer_of
+from ceconv_convert.graph.passes import costs
+from ceconv_convert.graph.passes.costs import Shape, up_to
+from ceconv_convert.graph.passes.form_regions import planes_of
+from ceconv_convert.kernel import hue
+from ceconv_convert.kernel.spec import KernelSpec
+
+_ROUNDS = 6
+_MARGIN = 1.1
+"""A form that needs more operators has to be this much better by the estimate."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one layer is written.
+
+    Attributes:
+        layer: its path.
+        form: ``direct``, one convolution over all rotations; ``fourier``; or ``hue``, for lifting.
+        channels: as aligned, in and out.
+        costs: of every form that applies, in multiplications.
+        forced: whether the user asked for the form.
+    """
+
+    layer: str
+    form: str
+    channels: tuple[int, int]
+    costs: Mapping[str, float]
+    forced: bool = False
+
+
+@dataclass(eq=False)
+class _Class:
+    """Values that have the same channels."""
+
+    channels: int
+    aligned: int = 0
+    parent: _Class | None = None
+    layers: list[_Site] = field(default_factory=list)
+
+    def root(self) -> _Class:
+        found = self
+        while found.parent is not None:
+            found = found.parent
+        return found
+
+
+@dataclass(eq=False)
+class _Site:
+    """A layer between two classes; an image is in none."""
+
+    node: ir.Node
+    layer: Layer
+    source: _Class | None
+    target: _Class
+
+
+def applicable(spec: KernelSpec) -> list[str]:
+    """The forms that a layer can be written in, exactly."""
+    if spec.kind == "lifting":
+        return ["direct", "hue"] if hue.applies(spec) else ["direct"]
+    return ["direct", "fourier"] if spec.in_rotations == spec.out_rotations >= 2 else ["direct"]
+
+
+def choose(graph: ir.Graph, *, form: str, block: int) -> list[Choice]:
+    """Lay a form beside every layer, and the aligned channels beside every value of planes.
+
+    Args:
+        graph: with its regions formed.
+        form: ``auto``, or ``fourier`` wherever it applies.
+        block: channels that the runtime takes abreast.
+    """
+    classes = _classes(graph)
+    sites = [
+        _Site(node, layer_of(node), classes.get(node.inputs[0]), classes[node.outputs[0]])
+        for node in graph
+        if is_dialect(node, PLANES_LAYER)
+    ]
+    roots = list({id(found): found for found in (c.root() for c in classes.values())}.values())
+    for site in sites:
+        for end in (site.source, site.target):
+            if end is not None:
+                end.root().layers.append(site)
+    _align(roots, sites, form, block)
+    for value, found in classes.items():
+        value.meta["aligned"] = found.root().aligned
+    choices = []
+    for site in sites:
+        estimates = _estimates(site, form, block)
+        best = min(estimates, key=lambda name: estimates[name])
+        site.node.meta["form"] = best
+        channels = (site.layer.spec.in_channels if site.source is None else site.source.root().aligned,)
+        forced = form != "auto" and len(applicable(site.layer.spec)) > 1
+        everything = _estimates(site, "auto", block)
+        choices.append(Choice(site.layer.name, best, (*channels, site.target.root().aligned), everything, forced))
+    return choices
+
+
+def _classes(graph: ir.Graph) -> dict[ir.Value, _Class]:
+    found: dict[ir.Value, _Class] = {}
+
+    def class_of(value: ir.Value) -> _Class:
+        planes = planes_of(value)
+        if value not in found and planes is not None:
+            found[value] = _Class(planes.channels)
+        return found[value].root()
+
+    for node in graph:
+        ends = [value for value in (*node.inputs, *node.outputs) if planes_of(value) is not None]
+        kinds = [class_of(value) for value in ends if value is not None]
+        if node.domain == DOMAIN:
+            continue
+        for other in kinds[1:]:
+            first, second = kinds[0].root(), other.root()
+            if first is not second:
+                second.parent = first
+    return found
+
+
+def _align(roots: list[_Class], sites: list[_Site], form: str, block: int) -> None:
+    """The channels of every class: of two beginnings, what is best where no class alone can better it."""
+    trials: list[tuple[float, list[int]]] = []
+    for start in (1, block):
+        for root in roots:
+            root.aligned = up_to(root.channels, start)
+        for _ in range(_ROUNDS):
+            if not any([_improve(root, form, block) for root in roots]):
+                break
+        trials.append((sum(_cost(site, form, block) for site in sites), [root.aligned for root in roots]))
+    _, best = min(trials, key=lambda trial: trial[0])
+    for root, aligned in zip(roots, best, strict=True):
+        root.aligned = aligned
+
+
+def _improve(root: _Class, form: str, block: int) -> bool:
+    before, found = root.aligned, {}
+    for multiple in (1, 4, 8, 16):
+        root.aligned = up_to(root.channels, multiple)
+        found[root.aligned] = sum(_cost(site, form, block) for site in root.layers)
+    root.aligned = min(found, key=lambda aligned: (found[aligned], aligned))
+    return root.aligned != before
+
+
+def _cost(site: _Site, form: str, block: int) -> float:
+    return min(_estimates(site, form, block).values())
+
+
+def _estimates(site: _Site, form: str, block: int) -> dict[str, float]:
+    """The cost of every form that is allowed."""
+    spec = site.layer.spec
+    names = applicable(spec)
+    shape = Shape(
+        spec.in_channels if site.source is None else site.source.root().aligned,
+        site.target.root().aligned,
+        spec.in_rotations,
+        spec.out_rotations,
+        math.prod(spec.kernel_size),
+        math.prod(site.layer.size),
+        math.prod(site.layer.out_size),
+    )
+    found = {"direct": costs.direct(shape, block)}
+    if "fourier" in names:
+        if form == "fourier":
+            return {"fourier": costs.fourier(shape, block)}
+        if site.layer.dtype == torch.float32:
+            found["fourier"] = _MARGIN * costs.fourier(shape, block)
+    if "hue" in names:
+        found["hue"] = _MARGIN * costs.hue(shape, block)
+    return found

@@ -1,0 +1,113 @@
+"""What a layer costs in ONNX Runtime on a CPU, in multiplications: an estimate, to choose forms by.
+
+The runtime convolves in a blocked layout, 8 channels (AVX2) or 16 (AVX-512) abreast, where it can: always rank 4;
+grouped, where every group has a multiple of the block in and out; else, where the channels in are a multiple of
+4 or fewer than a block, and then it fills them up. Otherwise it lays out columns and multiplies matrices, which is
+worse the fewer channels there are. Constants: fitted to measurements, `docs/benchmarks.md` says how well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ceconv_convert.kernel.fourier import products_of
+
+PER_BYTE = 6.0
+"""Multiplications in the time that a byte takes to be read or written, in passes over features."""
+PER_NODE = 1.5e6
+"""And in the time that an operator takes to start, at batch 1."""
+_HALF_SPEED = 14
+"""The channels out at which multiplying matrices reaches half of its speed."""
+_COLUMNS = 0.85
+"""That speed, of the blocked one's."""
+_WORD = 4
+
+
+def block_of_this_machine() -> int:
+    """The channels that ONNX Runtime takes abreast here: 16 with AVX-512, else 8."""
+    return 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the cost of a layer depends on.
+
+    Attributes:
+        channels_in: I', as aligned.
+        channels_out: O', as aligned.
+        rotations_in: N_in; 1 for lifting.
+        rotations_out: N_out.
+        taps: kh · kw.
+        pixels_in: H · W.
+        pixels_out: H' · W'.
+    """
+
+    channels_in: int
+    channels_out: int
+    rotations_in: int
+    rotations_out: int
+    taps: int
+    pixels_in: int
+    pixels_out: int
+
+
+def up_to(count: int, multiple: int) -> int:
+    """The next multiple.
+
+    >>> up_to(55, 8)
+    56
+    """
+    return -(-count // multiple) * multiple
+
+
+def convolution(groups: int, channels_in: int, channels_out: int, taps: int, pixels: int, block: int) -> float:
+    """One convolution, ``channels_in`` → ``channels_out`` in each group."""
+    if _is_blocked(groups, channels_in, channels_out, block):
+        if channels_in >= block:
+            channels_in = up_to(channels_in, block)
+        return float(groups * channels_in * up_to(channels_out, block) * taps * pixels)
+    speed = _COLUMNS * channels_out / (channels_out + _HALF_SPEED)
+    return groups * channels_in * channels_out * taps * pixels / speed
+
+
+def _is_blocked(groups: int, channels_in: int, channels_out: int, block: int) -> bool:
+    if groups == 1:
+        return channels_in % 4 == 0 or channels_in < block
+    return channels_in % block == 0 and channels_out % block == 0
+
+
+def direct(shape: Shape, block: int) -> float:
+    """As one convolution over all rotations."""
+    channels_in = shape.rotations_in * shape.channels_in
+    channels_out = shape.rotations_out * shape.channels_out
+    blocked = _is_blocked(1, channels_in, channels_out, block)
+    moved = _reorders(blocked, channels_in * shape.pixels_in, channels_out * shape.pixels_out)
+    return convolution(1, channels_in, channels_out, shape.taps, shape.pixels_out, block) + moved + PER_NODE
+
+
+def fourier(shape: Shape, block: int) -> float:
+    """As m(N) products between two transforms."""
+    rotations, products = shape.rotations_in, products_of(shape.rotations_in)
+    values_in, values_out = shape.channels_in * shape.pixels_in, shape.channels_out * shape.pixels_out
+    blocked = _is_blocked(products, shape.channels_in, shape.channels_out, block)
+    moved = PER_BYTE * _WORD * (rotations + products) * (values_in + values_out)
+    moved += _reorders(blocked, products * values_in, products * values_out)
+    transforms = rotations * products * (values_in + values_out)
+    multiplied = convolution(
+        products, shape.channels_in, shape.channels_out, shape.taps, shape.pixels_out, block
+    )
+    return multiplied + transforms + moved + 3 * PER_NODE
+
+
+def _reorders(blocked: bool, values_in: int, values_out: int) -> float:
+    return PER_BYTE * _WORD * 2 * (values_in + values_out) if blocked else 0.0
+
+
+def hue(shape: Shape, block: int) -> float:
+    """A lifting layer as three kernels a channel and a transform."""
+    values = shape.channels_out * shape.pixels_out
+    multiplied = convolution(1, shape.channels_in, 3 * shape.channels_out, shape.taps, shape.pixels_out, block)
+    moved = PER_BYTE * _WORD * (2 * 3 + 3 + shape.rotations_out) * values
+    return multiplied + 3 * shape.rotations_out * values + moved + 2 * PER_NODE
