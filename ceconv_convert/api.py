@@ -136,7 +136,7 @@ def export_onnx(
         evidence = gather(model, input_shape, seed=seed)
         rows = [row_as_data(row) for row in plan(model, form)]
 
-        def record(verdict: Verdict) -> provenance.Record:
+        def record(verdict: Verdict, _: Exported) -> provenance.Record:
             return provenance.record(type(model).__name__, None, form, rows, verdict_summary(verdict))
 
         _, verdict = write_judged_onnx(evidence, converted, staged, form=form, opset=opset, record=record)
@@ -160,7 +160,7 @@ def write_judged_onnx(
     *,
     form: str,
     opset: int,
-    record: Callable[[Verdict], provenance.Record],
+    record: Callable[[Verdict, Exported], provenance.Record],
     progress: Progress | None = None,
 ) -> tuple[Exported, Verdict]:
     """Write an ONNX file, check it, judge it in ONNX Runtime, and note in it where it comes from.
@@ -169,7 +169,7 @@ def write_judged_onnx(
     """
     exported, verdict = _write_and_judge(evidence, converted, path, form, opset, progress)
     if verdict.passed:
-        write_metadata(path, {provenance.KEY: provenance.as_text(record(verdict))})
+        write_metadata(path, {provenance.KEY: provenance.as_text(record(verdict, exported))})
     return exported, verdict
 
 

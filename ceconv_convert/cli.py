@@ -80,10 +80,9 @@ def _parse_arguments(
 )
 @click.option(
     "--form",
-    default="conv3d",
-    show_default=True,
-    type=click.Choice(["conv3d", "conv2d", "fourier"]),
-    help="How layers are written: circular Conv3d, expanded Conv2d, or Fourier over the rotations.",
+    type=click.Choice(["auto", "conv3d", "conv2d", "fourier"]),
+    help="How layers are written: circular Conv3d, expanded Conv2d, Fourier over the rotations; auto chooses "
+    "for each layer of an .onnx file what costs least.  [default: auto for .onnx, conv3d for all others]",
 )
 @click.option(
     "--input-shape",
@@ -142,7 +141,7 @@ def cli(
     model: Path,
     converted: Path | None,
     outputs: tuple[Path, ...],
-    form: str,
+    form: str | None,
     input_shape: tuple[int, ...] | None,
     opset: int | None,
     allow: tuple[str, ...],
@@ -167,7 +166,8 @@ def cli(
     """
     from ceconv_convert.report.terminal import Terminal
 
-    targets = outputs or (() if verify_only else (model.parent / f"{model.stem}.{form}.pt",))
+    default = model.parent / f"{model.stem}.{form or 'conv3d'}{'.onnx' if form == 'auto' else '.pt'}"
+    targets = outputs or (() if verify_only else (default,))
     for suffixes, option, paths in (
         (_SUFFIXES, "-o", targets),
         ((".json", ".html"), "--report", reports),
@@ -177,6 +177,9 @@ def cli(
                 raise click.UsageError(
                     f"{option} {path}: the suffix decides the format, one of {', '.join(suffixes)}"
                 )
+    modules = [target for target in targets if target.suffix != ".onnx"]
+    if form == "auto" and modules:
+        raise click.UsageError(f"--form auto is of .onnx outputs, and {modules[0]} is none")
     if opset is not None and not any(target.suffix == ".onnx" for target in targets):
         raise click.UsageError("--opset is of an .onnx output, and there is none")
     if verify_only and (outputs or dry_run or converted is None):

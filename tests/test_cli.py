@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ceconv_convert
-from ceconv_convert import CEConv2d, cli, convert, load, migrate_state_dict, pipeline
+from ceconv_convert import CEConv2d, cli, convert, load, migrate_state_dict
 from ceconv_convert.graph import OnnxRunner
 from ceconv_convert.modules import FORMS
+from ceconv_convert.pipeline import work
 from tests import foreign, hostile
 from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, relative, same_state, small_network
 from tests.test_verify import Deciding
@@ -132,7 +133,7 @@ def test_a_failed_verdict_writes_nothing(run, folder, monkeypatch):
             model[2].weight[0] += 1
         return model
 
-    monkeypatch.setattr(pipeline, "convert", damaged)
+    monkeypatch.setattr(work, "convert", damaged)
     code, out, _ = run(GOLDEN_SEQUENTIAL, "-o", "a.pt", "-o", "a.onnx")
     assert code == 1
     assert out.splitlines()[-1].startswith("FAIL: the conv3d network: layer 2: its error ")
@@ -140,7 +141,7 @@ def test_a_failed_verdict_writes_nothing(run, folder, monkeypatch):
 
 
 def test_a_failed_onnx_verdict_writes_nothing_at_all(run, folder, monkeypatch):
-    original = pipeline.write_judged_onnx
+    original = work.write_judged_onnx
 
     def damaged(evidence, converted, path, **options):
         converted = convert(load(GOLDEN_SEQUENTIAL))
@@ -148,7 +149,7 @@ def test_a_failed_onnx_verdict_writes_nothing_at_all(run, folder, monkeypatch):
             converted[4].bias[0] += 1
         return original(evidence, converted, path, **options)
 
-    monkeypatch.setattr(pipeline, "write_judged_onnx", damaged)
+    monkeypatch.setattr(work, "write_judged_onnx", damaged)
     code, out, _ = run(GOLDEN_SEQUENTIAL, "-o", "a.pt", "-o", "a.onnx")
     assert code == 1
     assert out.splitlines()[-1].startswith("FAIL: a.onnx in ONNX Runtime: its error ")
@@ -260,7 +261,7 @@ def test_a_fixed_image_size_is_said(run, folder):
 
 def test_the_choice_of_forms_is_the_table_of_forms():
     choices = next(parameter for parameter in cli.cli.params if parameter.name == "form").type.choices
-    assert tuple(choices) == tuple(FORMS)
+    assert tuple(choices) == ("auto", *FORMS)
 
 
 def python(*arguments, **environment):
@@ -392,10 +393,11 @@ def test_a_reader_that_goes_away_is_no_failed_verdict(tmp_path):
 
 STOPPED = """
 import os, signal, sys
-from ceconv_convert import cli, pipeline
+from ceconv_convert import cli
+from ceconv_convert.pipeline import work
 def stop(*arguments, **options):
     os.kill(os.getpid(), {number})
-pipeline.save_module = stop
+work.save_module = stop
 sys.argv = ["ceconv-convert", {model!r}, "-o", "out.pt"]
 cli.main()
 """
@@ -535,7 +537,7 @@ def test_every_output_says_where_it_comes_from(run, folder):
         assert made["source_sha256"] == hashlib.sha256(COLOR_DIGITS.read_bytes()).hexdigest()
         assert made["versions"]["torch"] == torch.__version__
         assert [layer["kind"] for layer in made["layers"]][:3] == ["lifting", "separable", "hidden"]
-        assert made["form"] == "conv3d"
+        assert made["form"] == ("auto" if made is within else "conv3d")
         assert made["verdict"]["passed"] is True
         assert made["verdict"]["error"] <= made["verdict"]["tolerance"]
     assert attribute == beside

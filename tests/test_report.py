@@ -69,7 +69,7 @@ def test_a_run_writes_its_reports(run, folder):  # noqa: F811
 
 
 def test_the_schema_is_what_the_documentation_says(run, folder):  # noqa: F811
-    run(COLOR_DIGITS, *SHAPE, "-o", "a.onnx", "--report", "r.json")
+    run(COLOR_DIGITS, *SHAPE, "-o", "a.pt", "-o", "a.onnx", "--report", "r.json")
     text = (FIXTURES.parent / "docs" / "report.md").read_text()
     documented = set(re.findall(r"^ *\| `([a-z0-9_.\[\]]+)`", text, re.MULTILINE))
     report = json.loads((folder / "r.json").read_text())
@@ -145,7 +145,7 @@ def test_files_that_exist_are_judged(run, folder):  # noqa: F811
 
 def test_a_damaged_graph_names_its_layer(run, folder):  # noqa: F811
     torch.save(small_network(), "a.pt")
-    run("a.pt", "-o", "graph.onnx")
+    run("a.pt", "-o", "graph.onnx", "--form", "conv3d")
     file = onnx.load("graph.onnx")
     tensor = next(tensor for tensor in file.graph.initializer if tensor.name == "7.weight")
     values = numpy_helper.to_array(tensor).copy()

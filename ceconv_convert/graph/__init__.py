@@ -2,6 +2,7 @@
 
 from ceconv_convert.graph.check import check_file
 from ceconv_convert.graph.dialect import SymbolicLayer
+from ceconv_convert.graph.explain import choices_as_lines
 from ceconv_convert.graph.export import DEFAULT_OPSET, Exported, write_onnx
 from ceconv_convert.graph.metadata import write_metadata
 from ceconv_convert.graph.runtime import CONVOLVED, OnnxRunner, check_dtype
@@ -15,6 +16,7 @@ __all__ = [
     "SymbolicLayer",
     "check_dtype",
     "check_file",
+    "choices_as_lines",
     "values_of",
     "write_metadata",
     "write_onnx",

@@ -1,11 +1,12 @@
-"""A color-equivariant layer as one node of the exported graph, so that passes work on meaning, not on patterns.
+"""A color-equivariant layer as one node of the exported graph: passes work on meaning, not on patterns.
 
 The node has one input and one output, and a name; what it computes, its kernel spec, lies beside it. Passes
 turn it into nodes on *planes*, features whose rotations lie outermost, and these into standard operators.
 
 * ``Layer``: ``[B, I, N_in, H, W]``, or ``[B, 3, H, W]`` for lifting → ``[B, O, N_out, H', W']``
 * ``PlanesLayer``: the same on planes, ``[B, N_in·I, H, W]`` → ``[B, N_out·O, H', W']``
-* ``ToPlanes``: ``[B, C, N, H, W]`` → planes; ``FromPlanes``: planes → ``[B, C, N, H, W]``, or flat ``[B, C·N, H, W]``
+* ``ToPlanes``: ``[B, C, N, H, W]`` → planes
+* ``FromPlanes``: planes → ``[B, C, N, H, W]``, or flat, ``[B, C·N, H, W]``
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Exported:
 
     dynamic_size: bool
     reason: str | None = None
-    compiled: Compiled = Compiled()
+    compiled: Compiled = field(default_factory=Compiled)
 
 
 def write_onnx(
@@ -82,8 +82,12 @@ def write_onnx(
 
     def write(size: bool) -> Compiled:
         program = _export(module, example, first, size=size)
-        compiled = compile_graph(program, layers, form=form, block=block) if layers else Compiled()
-        _save(program, path, opset)
+        compiled = Compiled()
+        if layers:
+            compiled = compile_graph(program, layers, form=form, block=block)
+            with quiet():
+                convert_version(program, opset, fallback=True)
+        _save(program, path)
         return compiled
 
     reason = None
@@ -135,12 +139,12 @@ def _export(module: nn.Module, example: Tensor, opset: int, *, size: bool) -> ir
     return program.model
 
 
-def _save(model: ir.Model, path: Path, opset: int) -> None:
-    """Write the file in an opset, the weights beside it where one file cannot hold them."""
-    with quiet():
-        convert_version(model, opset, fallback=True)
+def _save(model: ir.Model, path: Path) -> None:
+    """Write the file, the weights beside it where one file cannot hold them."""
     name_ends(model)
-    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    weights = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
+    )
     beside = f"{path.name}.data" if weights > _PROTOBUF_LIMIT else None
     try:
         ir.save(model, path, external_data=beside)

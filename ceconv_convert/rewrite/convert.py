@@ -62,7 +62,8 @@ def convert(
     >>> converted[1].weight.shape, converted(torch.zeros(1, 3, 9, 9)).shape
     (torch.Size([4, 8, 3, 3, 3]), torch.Size([1, 4, 3, 5, 5]))
     """
-    return replace_layers(model, form_named(form).build, form, inplace=inplace, strict=strict, progress=progress)
+    build = form_named(form).build
+    return replace_layers(model, build, form, inplace=inplace, strict=strict, progress=progress)
 
 
 def replace_layers(

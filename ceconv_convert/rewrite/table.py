@@ -41,7 +41,7 @@ def row_as_cells(row: PlanRow) -> tuple[str, ...]:
     name = row.name or "(root)"
     if row.aliases:
         name += f" (= {', '.join(row.aliases)})"
-    if row.kind is None or row.bytes_after is None:
+    if row.kind is None:
         return (name, "refused", "", "", "", "", "", "", bytes_as_text(row.bytes_before), "")
     padding = tuple(side[0] if side[0] == side[1] else f"{side[0]}+{side[1]}" for side in row.padding or ())
     return (
@@ -54,7 +54,7 @@ def row_as_cells(row: PlanRow) -> tuple[str, ...]:
         _once(padding),
         row.form or "",
         bytes_as_text(row.bytes_before),
-        bytes_as_text(row.bytes_after),
+        "" if row.bytes_after is None else bytes_as_text(row.bytes_after),
     )
 
 
@@ -79,7 +79,9 @@ def totals(plan: Plan) -> str:
     before = sum(row.bytes_before for row in plan.convertible)
     after = sum(row.bytes_after or 0 for row in plan.convertible)
     count = f"{len(plan.convertible)} layer{'' if len(plan.convertible) == 1 else 's'}"
-    line = f"{count} to {plan.form}, {bytes_as_text(before)} → {bytes_as_text(after)}"
+    line = f"{count} to {plan.form}, {bytes_as_text(before)}"
+    if all(row.bytes_after is not None for row in plan.convertible):
+        line += f" → {bytes_as_text(after)}"
     return f"{line}; {len(plan.refused)} refused" if plan.refused else line
 
 

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from ceconv_convert.verification.distance import distance, largest
+from ceconv_convert.verification.layouts import Layouts
 from ceconv_convert.verification.steps import Step
 from ceconv_convert.verification.verdict import Measure, StepCheck
 
-_FEATURES = 5
-"""``[B, C, N, H, W]``"""
 _SAMPLE = 4096
 _LIKE = 0.05
 """A value of a graph this far from a step's features, of their largest, is another one."""
@@ -52,13 +51,9 @@ class Walk:
 
         A graph has no module names, and may lack a step's value, where operators are fused.
         """
-        by_size: dict[int, list[Tensor]] = {}
-        for value in values:
-            # Features may lie with their rotations outermost.
-            views = [value, value.transpose(1, 2)] if value.dim() == _FEATURES else [value]
-            by_size.setdefault(value.numel(), []).extend(view.flatten() for view in views)
+        layouts = Layouts(values)
         checks = [
-            self._check(step, self._most_like(self.exact[step.key], by_size))
+            self._check(step, self._most_like(self.exact[step.key], layouts))
             for step in self.original
             if step.key in self.exact
         ]
@@ -81,11 +76,11 @@ class Walk:
         )
         return StepCheck(str(step), is_layer, measure, measure.problem)
 
-    def _most_like(self, exact: Tensor, by_size: Mapping[int, Sequence[Tensor]]) -> Tensor | None:
+    def _most_like(self, exact: Tensor, layouts: Layouts) -> Tensor | None:
         flat = exact.flatten()
         stride = max(1, flat.numel() // _SAMPLE)
         sample = flat[::stride]
-        found = [(distance(value[::stride], sample), value) for value in by_size.get(flat.numel(), ())]
+        found = ((distance(value[::stride], sample), value) for value in layouts.holding(exact.shape))
         best, value = min(found, key=lambda pair: pair[0], default=(float("inf"), None))
         return value if best <= _LIKE * largest(exact) else None
 

@@ -1,4 +1,4 @@
-"""Passes over an exported graph with symbolic layers: each exact, each its own file, each says how often it fired."""
+"""Passes over a graph with symbolic layers: each exact, each its own file, each says how often it fired."""
 
 from ceconv_convert.graph.passes.choose import Choice, choose
 from ceconv_convert.graph.passes.fold_norms import fold_norms

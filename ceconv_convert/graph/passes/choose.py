@@ -21,8 +21,6 @@ from ceconv_convert.kernel import hue
 from ceconv_convert.kernel.spec import KernelSpec
 
 _ROUNDS = 6
-_MARGIN = 1.1
-"""A form that needs more operators has to be this much better by the estimate."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,7 @@ class _Site:
     layer: Layer
     source: _Class | None
     target: _Class
+    sharing: int
 
 
 def applicable(spec: KernelSpec) -> list[str]:
@@ -87,7 +86,7 @@ def choose(graph: ir.Graph, *, form: str, block: int) -> list[Choice]:
     """
     classes = _classes(graph)
     sites = [
-        _Site(node, layer_of(node), classes.get(node.inputs[0]), classes[node.outputs[0]])
+        _Site(node, layer_of(node), _class_of(classes, node), classes[node.outputs[0]], _sharing(node))
         for node in graph
         if is_dialect(node, PLANES_LAYER)
     ]
@@ -107,8 +106,25 @@ def choose(graph: ir.Graph, *, form: str, block: int) -> list[Choice]:
         channels = (site.layer.spec.in_channels if site.source is None else site.source.root().aligned,)
         forced = form != "auto" and len(applicable(site.layer.spec)) > 1
         everything = _estimates(site, "auto", block)
-        choices.append(Choice(site.layer.name, best, (*channels, site.target.root().aligned), everything, forced))
+        choices.append(
+            Choice(site.layer.name, best, (*channels, site.target.root().aligned), everything, forced)
+        )
     return choices
+
+
+def _class_of(classes: Mapping[ir.Value, _Class], node: ir.Node) -> _Class | None:
+    """Of what a layer takes; None for an image."""
+    value = node.inputs[0]
+    return None if value is None else classes.get(value)
+
+
+def _sharing(node: ir.Node) -> int:
+    """The layers that take what this one takes, it among them."""
+    value = node.inputs[0]
+    takers = () if value is None else value.consumers()
+    rotations = layer_of(node).spec.in_rotations
+    layers = [layer_of(taker).spec for taker in takers if is_dialect(taker, PLANES_LAYER)]
+    return max(1, sum(spec.in_rotations == spec.out_rotations == rotations for spec in layers))
 
 
 def _classes(graph: ir.Graph) -> dict[ir.Value, _Class]:
@@ -139,7 +155,8 @@ def _align(roots: list[_Class], sites: list[_Site], form: str, block: int) -> No
         for root in roots:
             root.aligned = up_to(root.channels, start)
         for _ in range(_ROUNDS):
-            if not any([_improve(root, form, block) for root in roots]):
+            changed = [_improve(root, form, block) for root in roots]
+            if not any(changed):
                 break
         trials.append((sum(_cost(site, form, block) for site in sites), [root.aligned for root in roots]))
     _, best = min(trials, key=lambda trial: trial[0])
@@ -172,13 +189,14 @@ def _estimates(site: _Site, form: str, block: int) -> dict[str, float]:
         math.prod(spec.kernel_size),
         math.prod(site.layer.size),
         math.prod(site.layer.out_size),
+        site.sharing,
     )
     found = {"direct": costs.direct(shape, block)}
     if "fourier" in names:
         if form == "fourier":
             return {"fourier": costs.fourier(shape, block)}
         if site.layer.dtype == torch.float32:
-            found["fourier"] = _MARGIN * costs.fourier(shape, block)
+            found["fourier"] = costs.fourier(shape, block)
     if "hue" in names:
-        found["hue"] = _MARGIN * costs.hue(shape, block)
+        found["hue"] = costs.hue(shape, block)
     return found

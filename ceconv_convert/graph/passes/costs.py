@@ -1,9 +1,11 @@
 """What a layer costs in ONNX Runtime on a CPU, in multiplications: an estimate, to choose forms by.
 
-The runtime convolves in a blocked layout, 8 channels (AVX2) or 16 (AVX-512) abreast, where it can: always rank 4;
-grouped, where every group has a multiple of the block in and out; else, where the channels in are a multiple of
-4 or fewer than a block, and then it fills them up. Otherwise it lays out columns and multiplies matrices, which is
-worse the fewer channels there are. Constants: fitted to measurements, `docs/benchmarks.md` says how well.
+The runtime convolves in a blocked layout, 8 channels (AVX2) or 16 (AVX-512) abreast, where it can: rank
+4 always; grouped, where every group has a multiple of the block in and out; else, where the channels in are a
+multiple of 4 or fewer than a block, and then it fills them up. Otherwise it lays out columns and multiplies
+matrices, which is worse the fewer channels there are. Constants: fitted to convolutions of 17 to 224 channels
+at batch 8 on two AVX-512 cores, 220 of 10⁹ multiplications a second at best; those of AVX2 are scaled by its
+lower speed.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ from dataclasses import dataclass
 import torch
 
 from ceconv_convert.kernel.fourier import products_of
+from ceconv_convert.kernel.hue import PARTS
 
-PER_BYTE = 6.0
-"""Multiplications in the time that a byte takes to be read or written, in passes over features."""
+_PER_BYTE = 3 / 8
+"""Multiplications in the time that a byte takes to be read or written, in passes over features, and per
+channel of the block: wider units compute faster, and do not read faster."""
 PER_NODE = 1.5e6
 """And in the time that an operator takes to start, at batch 1."""
-_HALF_SPEED = 14
-"""The channels out at which multiplying matrices reaches half of its speed."""
-_COLUMNS = 0.85
-"""That speed, of the blocked one's."""
+_COLUMNS = 0.75
+"""The speed of multiplying matrices, of the blocked one's, with many channels out."""
+_HALF_SPEED = {8: 20, 16: 30}
+"""The channels out at which it reaches half of that, by block."""
 _WORD = 4
 
 
@@ -42,6 +46,7 @@ class Shape:
         taps: kh · kw.
         pixels_in: H · W.
         pixels_out: H' · W'.
+        sharing: how many layers take the same input, and share its transform.
     """
 
     channels_in: int
@@ -51,6 +56,7 @@ class Shape:
     taps: int
     pixels_in: int
     pixels_out: int
+    sharing: int = 1
 
 
 def up_to(count: int, multiple: int) -> int:
@@ -62,13 +68,15 @@ def up_to(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def convolution(groups: int, channels_in: int, channels_out: int, taps: int, pixels: int, block: int) -> float:
+def convolution(
+    groups: int, channels_in: int, channels_out: int, taps: int, pixels: int, block: int
+) -> float:
     """One convolution, ``channels_in`` → ``channels_out`` in each group."""
     if _is_blocked(groups, channels_in, channels_out, block):
         if channels_in >= block:
             channels_in = up_to(channels_in, block)
         return float(groups * channels_in * up_to(channels_out, block) * taps * pixels)
-    speed = _COLUMNS * channels_out / (channels_out + _HALF_SPEED)
+    speed = _COLUMNS / (1 + (_HALF_SPEED[block] / channels_out) ** 2)
     return groups * channels_in * channels_out * taps * pixels / speed
 
 
@@ -83,17 +91,19 @@ def direct(shape: Shape, block: int) -> float:
     channels_in = shape.rotations_in * shape.channels_in
     channels_out = shape.rotations_out * shape.channels_out
     blocked = _is_blocked(1, channels_in, channels_out, block)
-    moved = _reorders(blocked, channels_in * shape.pixels_in, channels_out * shape.pixels_out)
+    # Half: where two of these follow each other, what lies between stays in the blocked layout.
+    moved = _reorders(blocked, channels_in * shape.pixels_in, channels_out * shape.pixels_out, block) / 2
     return convolution(1, channels_in, channels_out, shape.taps, shape.pixels_out, block) + moved + PER_NODE
 
 
 def fourier(shape: Shape, block: int) -> float:
     """As m(N) products between two transforms."""
     rotations, products = shape.rotations_in, products_of(shape.rotations_in)
-    values_in, values_out = shape.channels_in * shape.pixels_in, shape.channels_out * shape.pixels_out
+    values_in = shape.channels_in * shape.pixels_in / shape.sharing
+    values_out = shape.channels_out * shape.pixels_out
     blocked = _is_blocked(products, shape.channels_in, shape.channels_out, block)
-    moved = PER_BYTE * _WORD * (rotations + products) * (values_in + values_out)
-    moved += _reorders(blocked, products * values_in, products * values_out)
+    moved = _moved((rotations + products) * (values_in + values_out), block)
+    moved += _reorders(blocked, products * values_in, products * values_out, block)
     transforms = rotations * products * (values_in + values_out)
     multiplied = convolution(
         products, shape.channels_in, shape.channels_out, shape.taps, shape.pixels_out, block
@@ -101,13 +111,21 @@ def fourier(shape: Shape, block: int) -> float:
     return multiplied + transforms + moved + 3 * PER_NODE
 
 
-def _reorders(blocked: bool, values_in: int, values_out: int) -> float:
-    return PER_BYTE * _WORD * 2 * (values_in + values_out) if blocked else 0.0
-
-
 def hue(shape: Shape, block: int) -> float:
     """A lifting layer as three kernels a channel and a transform."""
     values = shape.channels_out * shape.pixels_out
-    multiplied = convolution(1, shape.channels_in, 3 * shape.channels_out, shape.taps, shape.pixels_out, block)
-    moved = PER_BYTE * _WORD * (2 * 3 + 3 + shape.rotations_out) * values
-    return multiplied + 3 * shape.rotations_out * values + moved + 2 * PER_NODE
+    multiplied = convolution(
+        1, shape.channels_in, PARTS * shape.channels_out, shape.taps, shape.pixels_out, block
+    )
+    moved = _moved((2 * PARTS + PARTS + shape.rotations_out) * values, block)
+    return multiplied + PARTS * shape.rotations_out * values + moved + 2 * PER_NODE
+
+
+def _moved(values: float, block: int) -> float:
+    """Reading or writing so many numbers."""
+    return _PER_BYTE * block * _WORD * values
+
+
+def _reorders(blocked: bool, values_in: float, values_out: float, block: int) -> float:
+    """Into the blocked layout, and out of it: each reads and writes."""
+    return _moved(2 * (values_in + values_out), block) if blocked else 0.0

@@ -1,8 +1,8 @@
 """Give connected regions one layout, planes with the rotations outermost, with borders only around them.
 
 Every layer gets a border at its entrance and one at its exit. Exits then move down over what does not care:
-    f(xᵀ) = f(x)ᵀ for a pointwise f; xᵀ + yᵀ = (x + y)ᵀ; pool(xᵀ) = pool(x)ᵀ for a pool over space; a reduction
-over the rotations leaves planes of one rotation; and an exit that meets an entrance vanishes with it.
+    f(xᵀ) = f(x)ᵀ for a pointwise f; xᵀ + yᵀ = (x + y)ᵀ; pool(xᵀ) = pool(x)ᵀ for a pool over space;
+a reduction over the rotations leaves planes of one rotation; an exit that meets an entrance vanishes with it.
 What is padded onto channels starts as zeros, and no function here takes them to what is not finite.
 """
 
@@ -37,7 +37,18 @@ from ceconv_convert.graph.passes.tools import (
 
 _POINTWISE = frozenset(
     (
-        *("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Celu", "Softplus", "Softsign", "HardSigmoid"),
+        *(
+            "Relu",
+            "LeakyRelu",
+            "Sigmoid",
+            "Tanh",
+            "Elu",
+            "Selu",
+            "Celu",
+            "Softplus",
+            "Softsign",
+            "HardSigmoid",
+        ),
         *("HardSwish", "Gelu", "Mish", "ThresholdedRelu", "Clip", "Erf", "Abs", "Neg", "Identity", "Sign"),
     )
 )
@@ -99,7 +110,7 @@ def _origin(value: ir.Value | None) -> tuple[ir.Value, Planes, bool] | None:
 def _sink(node: ir.Node) -> bool:
     if is_dialect(node, TO_PLANES):
         return _cancel(node)
-    if node.domain or len(node.outputs) != 1 and any(output.uses() for output in node.outputs[1:]):
+    if node.domain or (len(node.outputs) != 1 and any(output.uses() for output in node.outputs[1:])):
         return False
     rules: dict[str, Callable[[ir.Node], bool]] = {
         "Reshape": _reshape,
@@ -190,7 +201,12 @@ def _per_channel(value: ir.Value | None, kind: Planes, *, flat: bool) -> np.ndar
         return None
     if flat and shape == (channels * rotations, 1, 1):
         shape = (channels, rotations, 1, 1)
-    if len(shape) != _RANK - 1 or shape[0] != channels or shape[1] not in (1, rotations) or shape[2:] != (1, 1):
+    if (
+        len(shape) != _RANK - 1
+        or shape[0] != channels
+        or shape[1] not in (1, rotations)
+        or shape[2:] != (1, 1)
+    ):
         return None
     return np.swapaxes(numbers.reshape(1, *shape), 1, 2)
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from ceconv_convert.graph.dialect import DOMAIN, FROM_PLANES, PLANES_LAYER, TO_PLANES, Planes, is_dialect
+from ceconv_convert.graph.dialect import FROM_PLANES, PLANES_LAYER, TO_PLANES, Planes, is_dialect
 from ceconv_convert.graph.passes.form_regions import planes_of
 from ceconv_convert.graph.passes.tools import (
     Array,
@@ -113,7 +113,11 @@ def _on_planes(graph: ir.Graph, node: ir.Node, views: Views) -> ir.Value:
             found = attributes.get(name)
             numbers = [] if found is None else list(found.as_ints())
             if len(numbers) == times * (SPLIT - 2):  # of rank 5: without those of the rotations
-                attributes[name] = ir.AttrInt64s(name, numbers[1:3] if times == 1 else numbers[1:3] + numbers[4:])
+                attributes[name] = ir.AttrInt64s(
+                    name, numbers[1:3] if times == 1 else numbers[1:3] + numbers[4:]
+                )
+    if not integer(node, "noop_with_empty_axes"):
+        attributes.pop("noop_with_empty_axes", None)  # older opsets do not have it
     reduces = node.op_type.startswith("Reduce") and planes_of(node.outputs[0]) != kind
     if reduces:  # over the rotations
         rank = SPLIT
@@ -160,7 +164,7 @@ def _filled(
     with_ones: bool,
     rank: int,
 ) -> ir.Value:
-    """``[1, N or 1, C, 1, 1]``, filled up with zeros or ones, for planes of a rank; one-dimensional for norms."""
+    """``[1, N or 1, C, 1, 1]``, filled up with zeros or ones, for planes of a rank; flat for norms."""
     numbers = constant(value)
     if numbers is None:
         raise ValueError(f"{value.name} is no constant")
@@ -181,7 +185,7 @@ def _take_planes(graph: ir.Graph, node: ir.Node, views: Views) -> None:
     numbers = constant(node.inputs[1])
     if numbers is None or node.inputs[1] is None:
         raise ValueError("a plain convolution has a constant weight")
-    weight = torch.from_numpy(np.array(numbers)).unflatten(1, (kind.channels, kind.rotations))
+    weight = torch.unflatten(torch.from_numpy(np.array(numbers)), 1, (kind.channels, kind.rotations))
     weight = fill(weight.transpose(1, 2), 2, aligned).flatten(1, 2)  # [O, N·C', kh, kw]
     node.replace_input_with(0, views.flat(node, value, kind.rotations * aligned))
     node.replace_input_with(1, add_constant(graph, f"{node.inputs[1].name}_planes", weight.numpy()))

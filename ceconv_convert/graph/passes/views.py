@@ -1,4 +1,4 @@
-"""Planes in the two ranks that operators want, ``[B, N·C', H, W]`` and ``[B, N, C', H, W]``: reshapes for free."""
+"""Planes in the two ranks that operators want, ``[B, N·C', H, W]`` and ``[B, N, C', H, W]``."""
 
 from __future__ import annotations
 

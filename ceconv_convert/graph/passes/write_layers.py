@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ceconv_convert.graph.dialect import Layer, layer_of
 from ceconv_convert.graph.passes.form_regions import planes_of
-from ceconv_convert.graph.passes.tools import Array, add_constant, insert
+from ceconv_convert.graph.passes.tools import Array, Attributes, add_constant, insert
 from ceconv_convert.graph.passes.views import FLAT, SPLIT, Views
 from ceconv_convert.kernel.expand import expand
 from ceconv_convert.kernel.fourier import transform_of, transform_weight
@@ -56,7 +56,7 @@ class Context:
         inputs = [x, self.constant("weight", weight)]
         if bias is not None:
             inputs.append(self.constant("bias", bias))
-        attributes = {
+        attributes: Attributes = {
             "group": groups,
             "strides": list(spec.stride),
             "pads": [top, left, bottom, right],
@@ -98,8 +98,9 @@ def write_layer(
 def _direct(context: Context, x: ir.Value) -> ir.Value:
     spec, views, (channels_in, channels_out) = context.layer.spec, context.views, context.channels
     rotations_in, rotations_out = spec.in_rotations, spec.out_rotations
-    weight = expand(spec).unflatten(0, (-1, rotations_out))  # [O, N_out, I·N_in, kh, kw]
-    weight = weight.unflatten(2, (-1, rotations_in)).permute(1, 0, 3, 2, 4, 5)  # [N_out, O, N_in, I, kh, kw]
+    weight = torch.unflatten(expand(spec), 0, (-1, rotations_out))  # [O, N_out, I·N_in, kh, kw]
+    weight = torch.unflatten(weight, 2, (-1, rotations_in))  # [O, N_out, I, N_in, kh, kw]
+    weight = weight.permute(1, 0, 3, 2, 4, 5)  # [N_out, O, N_in, I, kh, kw]
     weight = fill(fill(weight, 1, channels_out), 3, channels_in).flatten(2, 3).flatten(0, 1)
     bias = None if spec.bias is None else fill(spec.bias, 0, channels_out).repeat(rotations_out)
     flat = x if planes_of(x) is None else views.flat(context.node, x, rotations_in * channels_in)
@@ -107,9 +108,7 @@ def _direct(context: Context, x: ir.Value) -> ir.Value:
     return views.give(y, FLAT, as_large_as=x if context.keeps_size else None)
 
 
-def _fourier(
-    context: Context, x: ir.Value, transformed: dict[tuple[ir.Value, int], ir.Value]
-) -> ir.Value:
+def _fourier(context: Context, x: ir.Value, transformed: dict[tuple[ir.Value, int], ir.Value]) -> ir.Value:
     spec, views, (channels_in, channels_out) = context.layer.spec, context.views, context.channels
     rotations, node = spec.in_rotations, context.node
     transform = transform_of(rotations)
@@ -118,7 +117,7 @@ def _fourier(
         split = views.split(node, x, rotations, channels_in)
         frequencies = context.mix("transform", split, transform.forward)  # [B, m, I', H, W]
         transformed[x, rotations] = views.flat(node, frequencies, products * channels_in)
-    weight = transform_weight(spec.weight).unflatten(0, (products, -1))  # [m, O, I, kh, kw]
+    weight = torch.unflatten(transform_weight(spec.weight), 0, (products, -1))  # [m, O, I, kh, kw]
     weight = fill(fill(weight, 1, channels_out), 2, channels_in).flatten(0, 1)
     bias = None
     if spec.bias is not None:  # to the product of frequency 0, which all rotations have alike
@@ -131,7 +130,7 @@ def _fourier(
 
 def _hue(context: Context, x: ir.Value) -> ir.Value:
     spec, views, (_, channels_out) = context.layer.spec, context.views, context.channels
-    weight = fill(hue_weight(spec).unflatten(0, (PARTS, -1)), 1, channels_out).flatten(0, 1)
+    weight = fill(torch.unflatten(hue_weight(spec), 0, (PARTS, -1)), 1, channels_out).flatten(0, 1)
     bias = None
     if spec.bias is not None:  # to the grey part, which all rotations have alike
         bias = F.pad(fill(spec.bias, 0, channels_out), (0, (PARTS - 1) * channels_out))

@@ -1,0 +1,120 @@
+"""A run from end to end: what is read, what is printed, and outputs that appear whole or not at all."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ceconv_convert.checkpoint import (
+    Source,
+    Staging,
+    build_network,
+    check_not_input,
+    check_output,
+    is_checkpoint,
+    read_inputs,
+    read_source,
+    real_path,
+    sha256_of,
+)
+from ceconv_convert.errors import OutputError
+from ceconv_convert.pipeline.job import Candidates, Job, Session
+from ceconv_convert.pipeline.work import convert_and_write, verify_only
+from ceconv_convert.report import make_report, write_report
+from ceconv_convert.report.terminal import Terminal
+from ceconv_convert.rewrite import check_plan, plan
+from ceconv_convert.verification import (
+    Evidence,
+    Verdict,
+    gather,
+    hue_circle,
+    verdict_as_line,
+    verdict_in_full,
+)
+
+
+def run(job: Job, terminal: Terminal) -> bool:
+    """Do it; whether the verdict passed.
+
+    Raises:
+        ConversionError: where it cannot be done.
+    """
+    if not job.dry_run:
+        _check_outputs(job)
+    with terminal.progress(f"reading {job.model.name}"):
+        source = read_source(job.model, job.allow, unsafe=job.unsafe)
+        _check_forms(job, source)
+        model = build_network(source, model=job.factory, arguments=job.arguments)
+    layers = plan(model, job.planned_form)
+    if layers.rows:
+        terminal.plan(layers)
+    check_plan(layers)
+    if job.dry_run:
+        return True
+    session = Session(job, source, model, layers, _gather(job, model, terminal))
+    work = convert_and_write if job.converted is None else verify_only
+    with Staging(force=job.force) as staging, Staging(force=job.force) as reports:
+        verdicts, found = work(session, staging, terminal)
+        passed = all(verdicts)
+        if passed:
+            staging.commit()
+        if job.reports:
+            with terminal.progress("writing the report"):
+                _write_reports(session, verdicts, found, reports)
+    for output in (*(job.outputs if passed else ()), *job.reports):
+        terminal.wrote(output)
+    terminal.verdict(*verdicts)
+    return passed
+
+
+def _gather(job: Job, model: nn.Module, terminal: Terminal) -> Evidence:
+    data = labels = None
+    if job.inputs is not None:
+        size = None if job.input_shape is None else (job.input_shape[-2], job.input_shape[-1])
+        with terminal.progress(f"reading {job.inputs.name}"):
+            found = read_inputs(job.inputs, size)
+        data, labels = found.images, found.labels
+    with terminal.progress("running the original and the referee") as progress:
+        evidence = gather(model, job.input_shape, seed=job.seed, data=data, labels=labels, progress=progress)
+    for line in evidence.explain():
+        terminal.line(line)
+    return evidence
+
+
+def _write_reports(session: Session, verdicts: list[Verdict], found: Candidates, staging: Staging) -> None:
+    passed = all(verdicts)
+    report = make_report(
+        session.record(None),
+        verdict_as_line(*verdicts),
+        passed,
+        session.evidence.explain(),
+        [verdict_in_full(verdict) for verdict in verdicts],
+        [
+            {"name": output.name, "bytes": output.stat().st_size, "sha256": sha256_of([output])}
+            for output in (session.job.outputs if passed else ())
+        ],
+        hue_circle(session.evidence, found.runs, found.networks),
+    )
+    for path in session.job.reports:
+        write_report(report, staging.path_for(path))
+    staging.commit()
+
+
+def _check_outputs(job: Job) -> None:
+    written = (*job.outputs, *job.reports)
+    targets = [real_path(output) for output in written]
+    for output, target in zip(written, targets, strict=True):
+        check_not_input(output, job.model)
+        if job.converted is not None:
+            check_not_input(output, job.converted)
+        if targets.count(target) > 1:
+            raise OutputError(f"{output} is written twice: give each output a name of its own")
+        check_output(output, force=job.force)
+
+
+def _check_forms(job: Job, source: Source) -> None:
+    kept = [output for output in job.outputs if output.suffix not in (".safetensors", ".onnx")]
+    if kept and job.module_form != "conv3d" and is_checkpoint(source) and not job.dry_run:
+        raise OutputError(
+            f"{kept[0]} would be a checkpoint in the form {job.planned_form}, and they are kept in conv3d "
+            "alone: give a .safetensors or .onnx output"
+        )

@@ -1,0 +1,130 @@
+"""What a run does with a network: convert, judge and write it; or judge what is written already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from ceconv_convert.api import exportable, judge_onnx, write_judged_onnx
+from ceconv_convert.checkpoint import (
+    Migrated,
+    Staging,
+    build_candidate,
+    check_same,
+    is_checkpoint,
+    migrate_content,
+    provenance,
+    read_source,
+    save_migrated,
+    save_module,
+    save_tensors,
+)
+from ceconv_convert.graph import CONVOLVED, DEFAULT_OPSET, Exported, OnnxRunner, choices_as_lines
+from ceconv_convert.modules import FORMS, copy_model
+from ceconv_convert.pipeline.job import Candidates, Session
+from ceconv_convert.report.terminal import Terminal
+from ceconv_convert.rewrite import convert
+from ceconv_convert.verification import Verdict, gather, judge_module
+
+
+def convert_and_write(
+    session: Session, staging: Staging, terminal: Terminal
+) -> tuple[list[Verdict], Candidates]:
+    """Convert, judge, and write every output; the verdicts, and what can be run again."""
+    found = Candidates()
+    verdicts: list[Verdict] = []
+    network, migrated = None, None
+    form = session.job.module_form
+    if form is not None:
+        with terminal.progress("converting") as progress:
+            network = convert(session.model, form, progress=progress)
+            migrated = _migrate(session, network)
+        candidate = f"the {form} network"
+        with terminal.progress(f"judging {candidate}") as progress:
+            verdicts.append(judge_module(session.evidence, network, candidate, progress=progress))
+        found.add(candidate, copy_model(network))
+    for output in session.job.outputs if all(verdicts) else ():
+        staged = staging.path_for(output)
+        if output.suffix == ".onnx":
+            verdicts.append(_export(session, output, staged, terminal))
+            if session.evidence.dtype in CONVOLVED:
+                found.runs[verdicts[-1].candidate] = OnnxRunner(staged)
+        elif network is not None:
+            _write_module(network, migrated, output, staged, session.record(verdicts[0]), terminal)
+    return verdicts, found
+
+
+def _write_module(
+    network: nn.Module,
+    migrated: Migrated | None,
+    output: Path,
+    staged: Path,
+    made: provenance.Record,
+    terminal: Terminal,
+) -> None:
+    if migrated is not None:
+        for note in save_migrated(migrated, staged, made):
+            terminal.line(f"{output}: {note}")
+    elif output.suffix == ".safetensors":
+        save_tensors(network.state_dict(), staged, made)
+    else:
+        save_module(network, staged, made)
+
+
+def _migrate(session: Session, network: nn.Module) -> Migrated | None:
+    """The checkpoint around the weights; None where the source is none, or the form one that none goes to."""
+    if not is_checkpoint(session.source) or session.job.module_form != "conv3d":
+        return None
+    rows = (row for row in session.layers if row.kind == "hidden")
+    hidden = [name for row in rows for name in (row.name, *row.aliases)]
+    migrated = migrate_content(session.source, hidden=hidden)
+    check_same(migrated, network)
+    return migrated
+
+
+def _export(session: Session, output: Path, staged: Path, terminal: Terminal) -> Verdict:
+    job, evidence, model = session.job, session.evidence, session.model
+    if evidence.dtype not in CONVOLVED:
+        dtype = str(evidence.dtype).removeprefix("torch.")
+        terminal.line(f"{output}: in float32, since ONNX Runtime's CPU provider does not convolve in {dtype}")
+        with terminal.progress("running the original in float32"):
+            model = copy_model(model).float()
+            evidence = gather(model, evidence.shape, seed=job.seed)
+    opset = DEFAULT_OPSET if job.opset is None else job.opset
+    form = job.onnx_form
+
+    def record(verdict: Verdict, exported: Exported) -> provenance.Record:
+        return session.record(verdict, form, exported)
+
+    with terminal.progress("exporting to ONNX and running it"):
+        network = exportable(model, form)
+        exported, verdict = write_judged_onnx(
+            evidence, network, staged, form=form, opset=opset, record=record
+        )
+    if exported.reason is not None:
+        terminal.line(f"{output}: height and width are fixed, {exported.reason}")
+    for line in choices_as_lines(exported.compiled.choices):
+        terminal.line(f"{output}: {line}")
+    return verdict
+
+
+def verify_only(session: Session, staging: Staging, terminal: Terminal) -> tuple[list[Verdict], Candidates]:
+    """Judge the second file; the verdict, and what can be run again."""
+    job = session.job
+    if job.converted is None:
+        return [], Candidates()
+    found = Candidates()
+    name = job.converted.name
+    if job.converted.suffix == ".onnx":
+        with terminal.progress(f"judging {name}") as progress:
+            verdict = judge_onnx(session.evidence, job.converted, progress=progress)
+        found.runs[verdict.candidate] = OnnxRunner(job.converted)
+        return [verdict], found
+    with terminal.progress(f"reading {name}"):
+        source = read_source(job.converted, job.allow, unsafe=job.unsafe)
+        network = build_candidate(source, {form: convert(session.model, form) for form in FORMS})
+    with terminal.progress(f"judging {name}") as progress:
+        verdict = judge_module(session.evidence, network, name, progress=progress)
+    found.add(name, network)
+    return [verdict], found
