@@ -131,6 +131,14 @@ def _parse_arguments(
     type=click.Path(path_type=Path),
     help="Write a report, .json or .html; may be given several times.",
 )
+@click.option(
+    "--bench", is_flag=True, help="Time the original and every form of it, in ONNX Runtime and in PyTorch."
+)
+@click.option("--batch", type=click.IntRange(1), help="Images at once, for --bench.  [default: 1]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Of each candidate, for --bench.  [default: all cores]"
+)
+@click.option("--provider", metavar="NAME", help="ONNX Runtime's, for --bench: cpu, cuda, …  [default: cpu]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
 @click.option("--unsafe", is_flag=True, help="Run what MODEL's pickle says: only if you trust its author.")
 @click.option("--dry-run", is_flag=True, help="Print the table of layers and stop.")
@@ -150,6 +158,10 @@ def cli(
     verify_only: bool,
     inputs: Path | None,
     reports: tuple[Path, ...],
+    bench: bool,
+    batch: int | None,
+    threads: int | None,
+    provider: str | None,
     seed: int,
     unsafe: bool,
     dry_run: bool,
@@ -167,7 +179,7 @@ def cli(
     from ceconv_convert.report.terminal import Terminal
 
     default = model.parent / f"{model.stem}.{form or 'conv3d'}{'.onnx' if form == 'auto' else '.pt'}"
-    targets = outputs or (() if verify_only else (default,))
+    targets = outputs or (() if verify_only or bench else (default,))
     for suffixes, option, paths in (
         (_SUFFIXES, "-o", targets),
         ((".json", ".html"), "--report", reports),
@@ -186,9 +198,13 @@ def cli(
         raise click.UsageError("--verify-only takes two files, MODEL and CONVERTED, and writes reports alone")
     if converted is not None and not verify_only:
         raise click.UsageError(f"{converted}: a second file is judged with --verify-only, outputs follow -o")
+    if not bench and (batch, threads, provider) != (None, None, None):
+        raise click.UsageError("--batch, --threads and --provider are of --bench")
+    if bench and (verify_only or dry_run):
+        raise click.UsageError("--bench converts first: it goes with neither --verify-only nor --dry-run")
     terminal = Terminal(quiet=quiet)
     with terminal.progress("loading torch"):
-        from ceconv_convert.pipeline import Job, run
+        from ceconv_convert.pipeline import BenchJob, Job, run
     job = Job(
         model=model,
         outputs=targets,
@@ -205,6 +221,7 @@ def cli(
         reports=reports,
         inputs=inputs,
         seed=seed,
+        bench=BenchJob(batch or 1, threads, provider or "cpu") if bench else None,
     )
     return PASSED if run(job, terminal) else FAILED
 

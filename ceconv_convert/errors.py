@@ -46,6 +46,10 @@ class OutputError(ConversionError):
     """An output that cannot be written, or must not be overwritten."""
 
 
+class BenchError(ConversionError):
+    """A measurement that cannot be made here."""
+
+
 FOREIGN_FAILURES = (Exception, SystemExit)
 """What somebody else's code may raise: anything.
 

@@ -5,6 +5,7 @@ from ceconv_convert.graph.dialect import SymbolicLayer
 from ceconv_convert.graph.explain import choices_as_lines
 from ceconv_convert.graph.export import DEFAULT_OPSET, Exported, write_onnx
 from ceconv_convert.graph.metadata import write_metadata
+from ceconv_convert.graph.multiplications import multiplications
 from ceconv_convert.graph.runtime import CONVOLVED, OnnxRunner, check_dtype
 from ceconv_convert.graph.values import values_of
 
@@ -17,6 +18,7 @@ __all__ = [
     "check_dtype",
     "check_file",
     "choices_as_lines",
+    "multiplications",
     "values_of",
     "write_metadata",
     "write_onnx",

@@ -10,6 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors
 from torch import Tensor
 
 from ceconv_convert.errors import ExportError, first_line
+from ceconv_convert.graph.session import session_options
 
 FAILURES = (
     errors.EPFail,
@@ -23,7 +24,6 @@ FAILURES = (
     errors.NotImplemented,
     errors.RuntimeException,
 )
-_ERRORS_ONLY = 3
 CONVOLVED = (torch.float32, torch.float16)
 
 
@@ -36,25 +36,22 @@ def check_dtype(dtype: torch.dtype) -> None:
         )
 
 
-def session_options() -> onnxruntime.SessionOptions:
-    """Quiet, and asleep while it waits: idle sessions would spin on the cores of the others."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
 class OnnxRunner:
-    """A session on the CPU provider: ``runner(x)`` gives the outputs as a tuple of tensors.
+    """A session: ``runner(x)`` gives the outputs as a tuple of tensors.
+
+    Args:
+        path: of the file.
+        provider: of ONNX Runtime.
+        threads: within an operator; 0 is one a core.
 
     Raises:
         ExportError: where ONNX Runtime cannot load the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, provider: str = "CPUExecutionProvider", threads: int = 0) -> None:
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), sess_options=session_options(), providers=["CPUExecutionProvider"]
+                str(path), sess_options=session_options(threads), providers=[provider]
             )
         except FAILURES as error:
             raise ExportError(f"ONNX Runtime cannot load the file: {first_line(error)}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ceconv_convert.bench import Bench, bench_as_data
 from ceconv_convert.checkpoint import (
     Source,
     Staging,
@@ -17,6 +18,7 @@ from ceconv_convert.checkpoint import (
     sha256_of,
 )
 from ceconv_convert.errors import OutputError
+from ceconv_convert.pipeline.benchmark import run_bench
 from ceconv_convert.pipeline.job import Candidates, Job, Session
 from ceconv_convert.pipeline.work import convert_and_write, verify_only
 from ceconv_convert.report import make_report, write_report
@@ -55,11 +57,12 @@ def run(job: Job, terminal: Terminal) -> bool:
     with Staging(force=job.force) as staging, Staging(force=job.force) as reports:
         verdicts, found = work(session, staging, terminal)
         passed = all(verdicts)
+        bench = run_bench(session, job.bench, terminal) if passed and job.bench is not None else None
         if passed:
             staging.commit()
         if job.reports:
             with terminal.progress("writing the report"):
-                _write_reports(session, verdicts, found, reports)
+                _write_reports(session, verdicts, found, bench, reports)
     for output in (*(job.outputs if passed else ()), *job.reports):
         terminal.wrote(output)
     terminal.verdict(*verdicts)
@@ -80,7 +83,13 @@ def _gather(job: Job, model: nn.Module, terminal: Terminal) -> Evidence:
     return evidence
 
 
-def _write_reports(session: Session, verdicts: list[Verdict], found: Candidates, staging: Staging) -> None:
+def _write_reports(
+    session: Session,
+    verdicts: list[Verdict],
+    found: Candidates,
+    bench: Bench | None,
+    staging: Staging,
+) -> None:
     passed = all(verdicts)
     report = make_report(
         session.record(None),
@@ -93,6 +102,7 @@ def _write_reports(session: Session, verdicts: list[Verdict], found: Candidates,
             for output in (session.job.outputs if passed else ())
         ],
         hue_circle(session.evidence, found.runs, found.networks),
+        None if bench is None else bench_as_data(bench),
     )
     for path in session.job.reports:
         write_report(report, staging.path_for(path))

@@ -21,6 +21,7 @@ def make_report(
     verdicts: Iterable[Mapping[str, object]],
     outputs: Iterable[Mapping[str, object]],
     hue: Mapping[str, object] | None,
+    bench: Mapping[str, object] | None = None,
 ) -> Report:
     """The document.
 
@@ -32,6 +33,7 @@ def make_report(
         verdicts: in full, one a candidate.
         outputs: what was written: name, bytes and SHA-256.
         hue: what becomes of the output as the input's hue turns full circle; None where it has none.
+        bench: how fast candidates are; None where they were not measured.
     """
     return {
         "schema": SCHEMA,
@@ -43,4 +45,5 @@ def make_report(
         "verdicts": [dict(verdict) for verdict in verdicts],
         "outputs": [dict(output) for output in outputs],
         "hue": None if hue is None else dict(hue),
+        "bench": None if bench is None else dict(bench),
     }

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from ceconv_convert.bench import Bench
     from ceconv_convert.rewrite import Plan
     from ceconv_convert.verification import Verdict
 
@@ -71,6 +72,26 @@ class Terminal:
         for refusal in refusals(plan):
             self._out.print(Text(refusal, style="red"))
         self.line(totals(plan))
+
+    def bench(self, bench: Bench) -> None:
+        """The table of candidates, the fastest in each runtime in bold."""
+        from ceconv_convert.bench import HEADINGS, bench_as_lines, row_as_texts
+
+        if self._quiet:
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for index, heading in enumerate(HEADINGS):
+            table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+        fastest = {
+            runtime: min(row.seconds for row in bench.rows if row.runtime == runtime)
+            for runtime in {row.runtime for row in bench.rows}
+        }
+        for row in bench.rows:
+            best = row.seconds == fastest[row.runtime]
+            table.add_row(*map(Text, row_as_texts(row)), style="bold" if best else None)
+        _Console(highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
+        for line in bench_as_lines(bench):
+            self.line(line)
 
     def verdict(self, *verdicts: Verdict) -> None:
         """The one verdict line; the only thing that ``--quiet`` lets through."""

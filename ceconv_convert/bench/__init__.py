@@ -1,0 +1,16 @@
+"""Candidates side by side: time, memory, size, multiplications."""
+
+from ceconv_convert.bench.measure import Bench, Row, measure
+from ceconv_convert.bench.providers import provider_named
+from ceconv_convert.bench.table import HEADINGS, bench_as_data, bench_as_lines, row_as_texts
+
+__all__ = [
+    "HEADINGS",
+    "Bench",
+    "Row",
+    "bench_as_data",
+    "bench_as_lines",
+    "measure",
+    "provider_named",
+    "row_as_texts",
+]
