@@ -69,7 +69,7 @@ def test_a_run_writes_its_reports(run, folder):  # noqa: F811
 
 
 def test_the_schema_is_what_the_documentation_says(run, folder):  # noqa: F811
-    run(COLOR_DIGITS, *SHAPE, "-o", "a.pt", "-o", "a.onnx", "--report", "r.json")
+    run(COLOR_DIGITS, *SHAPE, "-o", "a.pt", "-o", "a.onnx", "--bench", "--report", "r.json")
     text = (FIXTURES.parent / "docs" / "report.md").read_text()
     documented = set(re.findall(r"^ *\| `([a-z0-9_.\[\]]+)`", text, re.MULTILINE))
     report = json.loads((folder / "r.json").read_text())
@@ -77,7 +77,8 @@ def test_the_schema_is_what_the_documentation_says(run, folder):  # noqa: F811
     found |= {f"verdicts[].{key}" for key in report["verdicts"][0]}
     for part in ("cases", "layers", "steps", "symmetries"):
         found |= {f"verdicts[].{part}[].{key}" for key in report["verdicts"][0][part][0]}
-    found |= {f"hue.{key}" for key in report["hue"]}
+    found |= {f"hue.{key}" for key in report["hue"]} | {f"bench.{key}" for key in report["bench"]}
+    found |= {f"bench.rows[].{key}" for key in report["bench"]["rows"][0]}
     found |= {f"outputs[].{key}" for key in report["outputs"][0]}
     found |= {f"layers[].{key}" for key in report["layers"][0]}
     assert found - documented == set()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import ExportError, OutputError, first_line
 from ceconv_convert.graph.compile import Compiled, compile_graph
-from ceconv_convert.graph.dialect import name_layers
+from ceconv_convert.graph.dialect import SymbolicLayer, name_layers
 from ceconv_convert.graph.quiet import quiet
 from ceconv_convert.graph.tidy import forget_origin, name_ends
 from ceconv_convert.modules import copy_model, unwrapped
@@ -77,6 +77,11 @@ def write_onnx(
     if not 1 <= opset <= newest:
         raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
     module = unwrapped(copy_model(model).eval())
+    if any(isinstance(layer, SymbolicLayer) for layer in module.modules()) and not _has_symbolic():
+        raise ExportError(
+            f"the forms auto and fourier of .onnx files need torch 2.8 or newer, found {torch.__version__}: "
+            "export with the form conv2d or conv3d"
+        )
     layers = name_layers(module, example)
     first = DEFAULT_OPSET if layers else opset  # the passes write that one
 
@@ -108,6 +113,10 @@ def write_onnx(
             f"pass --opset {found}"
         )
     return Exported(dynamic_size and reason is None, reason, compiled)
+
+
+def _has_symbolic() -> bool:
+    return hasattr(torch.onnx, "ops") and hasattr(torch.onnx.ops, "symbolic")
 
 
 _FAILURES = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AttributeError, LookupError)

@@ -15,6 +15,8 @@ _INK = "#123456"
 _ORIGINAL = "#8a8f98"
 _CANDIDATES = ("#d9480f", "#1971c2", "#2b8a3e", "#9c36b5")
 _CURVES = ("#d9480f", "#1971c2", "#2b8a3e", "#9c36b5", "#e67700", "#0b7285")
+_TIMES = {"onnx": "#d9480f", "torch": "#1971c2"}
+_RUNTIMES = {"onnx": "ONNX Runtime", "torch": "PyTorch eager"}
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -89,6 +91,32 @@ def hue_wheel(hue: Mapping[str, Any], what: str) -> str:
         axes.set_theta_zero_location("N")
         axes.tick_params(labelsize=7)
         axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.06), fontsize=8)
+        return _svg(figure)
+
+
+def timing_bars(bench: Mapping[str, Any]) -> str:
+    """A bar a candidate, its median time; the dark part is what its multiplications alone would take."""
+    rows = bench["rows"]
+    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": "times"}):
+        figure = Figure(figsize=(9.5, 0.42 * len(rows) + 0.8), layout="constrained")
+        axes = figure.add_subplot()
+        names = [f"{row['name']}, {_RUNTIMES[row['runtime']]}" for row in rows]
+        places = list(range(len(rows)))
+        times = [1e3 * row["seconds"] for row in rows]
+        colors = [_ORIGINAL if row["name"] == "original" else _TIMES[row["runtime"]] for row in rows]
+        axes.barh(places, times, color=colors, alpha=0.55, height=0.66)
+        limits = [1e3 * (row["limit"] or 0) for row in rows]
+        axes.barh(places, limits, color=colors, height=0.66)
+        for place, row, value in zip(places, rows, times, strict=True):
+            ratio = "" if row["ratio"] is None else f"  {row['ratio']:.2f}×"
+            where = {"xytext": (5, 0), "textcoords": "offset points"}
+            axes.annotate(f"{value:.1f} ms{ratio}", (value, place), va="center", **where)
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.18 * max(times))
+        axes.set_xlabel("ms a run")
+        axes.grid(visible=True, axis="x")
+        axes.set_axisbelow(True)
         return _svg(figure)
 
 

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ceconv_convert.report.data import Report
-from ceconv_convert.report.figures import error_per_layer, hue_wheel
+from ceconv_convert.report.figures import error_per_layer, hue_wheel, timing_bars
 
 
 def render(report: Report) -> str:
@@ -31,6 +31,7 @@ def render(report: Report) -> str:
         errors=None if errors is None else Markup(errors),  # noqa: S704 (made by matplotlib, which escapes)
         wheels={what: Markup(hue_wheel(hue, what)) for what in wheels},  # noqa: S704
         rows=_rows(found),
+        times=None if found["bench"] is None else Markup(timing_bars(found["bench"])),  # noqa: S704
     )
 
 

@@ -136,7 +136,12 @@ def _on_planes(graph: ir.Graph, node: ir.Node, views: Views) -> ir.Value:
     producer = made.producer()
     if producer is not None:
         producer.attributes.update(attributes)
-    same = node.op_type not in _FLAT_ONLY - {"BatchNormalization"} and not node.op_type.startswith("Reduce")
+    several = len({views.size_source(each) for each in node.inputs if planes_of(each) is not None}) > 1
+    same = (
+        not several
+        and node.op_type not in _FLAT_ONLY - {"BatchNormalization"}
+        and not node.op_type.startswith("Reduce")
+    )
     return views.give(made, FLAT if reduces else rank, as_large_as=value if same else None)
 
 
@@ -150,7 +155,11 @@ def _viewed(node: ir.Node, value: ir.Value, views: Views, rank: int) -> ir.Value
 def _constant_input(graph: ir.Graph, value: ir.Value, kind: Planes, aligned: int, rank: int) -> ir.Value:
     """A number as it is; numbers for each channel in the order of the planes."""
     numbers = constant(value)
-    if numbers is None or numbers.size == 1 or numbers.ndim != SPLIT:
+    if (
+        numbers is not None and numbers.size == 1 and numbers.ndim > 1
+    ):  # its rank must not raise that of planes
+        return add_constant(graph, f"{value.name}_number", numbers.reshape(1))
+    if numbers is None or numbers.ndim != SPLIT:
         return value
     return _filled(graph, value, numbers.shape, kind, aligned, False, rank)
 

@@ -61,6 +61,8 @@ def insert(
 def replace(node: ir.Node, output: ir.Value) -> None:
     """Let ``output`` stand for the first output of ``node``, which goes."""
     old = node.outputs[0]
+    if output.shape is None and output.type is None:
+        output.shape, output.type = old.shape, old.type
     if old.is_graph_output():
         output.name = old.name
     ir.convenience.replace_all_uses_with(old, output, replace_graph_outputs=True)

@@ -33,6 +33,10 @@ class Views:
         """The rank that a value of planes was made in; an image is flat."""
         return self._ranks.get(value, FLAT)
 
+    def size_source(self, value: ir.Value | None) -> ir.Value | None:
+        """The value that has the height and width of ``value``, as far as is known."""
+        return None if value is None else self._same.get(value, value)
+
     def flat(self, before: ir.Node, value: ir.Value, planes: int) -> ir.Value:
         """``[B, planes, H, W]``."""
         return value if self.rank(value) == FLAT else self._view(before, value, (planes,))

@@ -1,0 +1,100 @@
+"""Measure the networks of docs/benchmarks.md again, and print its tables.
+
+    python docs/benchmarks.py [resnet18 …] [--eager]
+
+Random weights; batch norm's statistics moved off their initial values. Every candidate of a network in one run.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from ceconv_convert import convert
+from ceconv_convert.api import exportable
+from ceconv_convert.architectures import CECNN, BasicBlock, Bottleneck, HybridResNet, ResNet
+from ceconv_convert.bench import bench_as_lines, measure, row_as_texts
+from ceconv_convert.bench.table import HEADINGS
+from ceconv_convert.graph import write_onnx
+
+Shape = tuple[int, ...]
+LARGE, SMALL = (3, 224, 224), (3, 32, 32)
+
+
+def channels(width: int, rotations: int, *, separable: bool, stages: int = 4) -> list[int]:
+    """The published widths: as many parameters as the plain network of that width has."""
+    if separable:
+        return [math.floor(math.sqrt(9 * width**2 / (9 + rotations)) * 2**i) for i in range(stages)]
+    return [int(width / math.sqrt(rotations) * 2**i) for i in range(stages)]
+
+
+def _resnet18(rotations: int, *, separable: bool) -> nn.Module:
+    widths = channels(64, rotations, separable=separable)
+    return ResNet(BasicBlock, [2, 2, 2, 2], widths, 1000, rotations, True, False, separable)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
+    "resnet18": (lambda: _resnet18(3, separable=True), (1, *LARGE)),
+    "resnet18-batch8": (lambda: _resnet18(3, separable=True), (8, *LARGE)),
+    "resnet44": (
+        lambda: ResNet(
+            BasicBlock, [7, 7, 7], channels(32, 3, separable=True, stages=3), 10, 3, True, False, True
+        ),
+        (32, *SMALL),
+    ),
+    "resnet50": (
+        lambda: ResNet(Bottleneck, [3, 4, 6, 3], channels(47, 3, separable=True), 1000, 3, True, False, True),
+        (1, *LARGE),
+    ),
+    "hybrid18": (
+        lambda: HybridResNet(BasicBlock, [2, 2, 2, 2], [64, 128, 256, 512], 2, 1000, 3, True, False, True),
+        (1, *LARGE),
+    ),
+    "resnet18-n6": (lambda: _resnet18(6, separable=False), (1, *LARGE)),
+    "resnet18-n10": (lambda: _resnet18(10, separable=False), (1, *LARGE)),
+    "cecnn": (lambda: CECNN(17, 3, 7, True), (64, 3, 28, 28)),
+}
+FORMS = ("original", "conv3d", "conv2d", "fourier", "auto")
+
+
+def network(name: str) -> nn.Module:
+    """A network of the table, its statistics moved."""
+    torch.manual_seed(0)
+    model = NETWORKS[name][0]().eval()
+    for key, buffer in model.named_buffers():
+        if key.endswith("running_mean"):
+            buffer.normal_(0, 0.3)
+        if key.endswith("running_var"):
+            buffer.uniform_(0.5, 2)
+    return model
+
+
+def main(names: Sequence[str], *, eager: bool) -> None:
+    """Measure and print."""
+    for name in names:
+        model, shape = network(name), NETWORKS[name][1]
+        with TemporaryDirectory() as folder:
+            files = {}
+            for form in FORMS:
+                files[form] = Path(folder) / f"{form}.onnx"
+                written = model if form == "original" else exportable(model, form)
+                write_onnx(written, files[form], torch.randn(2, *shape[1:]), form=form)
+            modules = {"original": model} if eager else {}
+            for form in FORMS[1:-1] if eager else ():
+                modules[form] = convert(model, form).eval()
+            bench = measure(files, modules, torch.randn(shape), provider="CPUExecutionProvider")
+        print(f"\n### {name}\n\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")  # noqa: T201
+        for row in bench.rows:
+            print(f"| {' | '.join(row_as_texts(row))} |")  # noqa: T201
+        print("\n" + "\n".join(bench_as_lines(bench)), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    asked = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    main(asked or list(NETWORKS), eager="--eager" in sys.argv)

@@ -1,0 +1,144 @@
+"""Measurements: what is measured, whether it is plausible, how it is asked for. Never how fast it is."""
+
+import json
+import re
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from ceconv_convert import CEConv2d, convert
+from ceconv_convert.api import exportable
+from ceconv_convert.bench import bench_as_data, measure, provider_named, row_as_texts
+from ceconv_convert.bench.timing import interleave
+from ceconv_convert.errors import BenchError
+from ceconv_convert.graph import multiplications, write_onnx
+from tests.support import shake, small_network
+from tests.test_cli import folder, run  # noqa: F401
+
+FORMS = ("original", "conv3d", "conv2d", "fourier", "auto")
+
+
+def test_candidates_are_interleaved_and_the_first_rounds_discarded():
+    order = []
+    times = interleave({name: lambda name=name: order.append(name) for name in "abc"}, seconds=0.0)
+    assert order == list("abc") * (len(order) // 3)
+    assert {name: len(found) for name, found in times.items()} == dict.fromkeys("abc", len(order) // 3 - 2)
+
+
+def test_multiplications_are_those_of_the_definition(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(CEConv2d(1, 3, 3, 4, 3), CEConv2d(3, 3, 4, 8, 3, padding=1)).eval()
+    x = torch.randn(1, 3, 12, 14)
+    lifting, hidden = 9 * 3 * 12 * 10 * 12, 9 * 12 * 24 * 10 * 12
+    found = {}
+    for form in ("conv3d", "conv2d", "fourier"):
+        write_onnx(exportable(model, form), tmp_path / "a.onnx", torch.randn(2, *x.shape[1:]), form=form)
+        found[form] = multiplications(tmp_path / "a.onnx", x)
+    assert found["conv2d"] == lifting + hidden
+    assert found["conv3d"] == lifting + hidden  # a circular layer is as much work, in another order
+    assert found["fourier"] < found["conv2d"]
+
+
+def test_a_measurement(tmp_path):
+    torch.manual_seed(0)
+    model = shake(small_network()).eval()
+    files = {}
+    for form in FORMS:
+        files[form] = tmp_path / f"{form}.onnx"
+        network = model if form == "original" else exportable(model, form)
+        write_onnx(network, files[form], torch.randn(2, 3, 32, 32), form=form)
+    modules = {"original": model, "fourier": convert(model, "fourier").eval()}
+    threads = torch.get_num_threads()
+    x = torch.randn(2, 3, 32, 32)
+    bench = measure(files, modules, x, provider="CPUExecutionProvider", threads=1)
+    assert torch.get_num_threads() == threads
+    assert (bench.shape, bench.threads) == ((2, 3, 32, 32), 1)
+    assert [(row.runtime, row.name) for row in bench.rows] == [
+        *(("onnx", form) for form in FORMS),
+        ("torch", "original"),
+        ("torch", "fourier"),
+    ]
+    for row in bench.rows:
+        assert row.seconds > 0
+        assert row.runs >= 5
+        assert row.error < 1e-5
+        if row.name == "original":
+            assert row.ratio == 1
+        if row.runtime == "onnx":
+            assert row.size == files[row.name].stat().st_size
+            assert row.load > 0
+            assert row.memory is None or row.memory > 0
+            assert row.limit == pytest.approx(row.multiplications / bench.rate)
+            assert row.multiplications == 2 * multiplications(files[row.name], x[:1])
+        assert len(row_as_texts(row)) == 9
+    json.dumps(bench_as_data(bench))
+
+
+def test_what_is_wrong_shows(tmp_path):
+    """The speed of something that computes another thing is worth nothing: the error stands beside it."""
+    model = small_network().eval()
+    files = {name: tmp_path / f"{name}.onnx" for name in ("original", "auto")}
+    write_onnx(model, files["original"], torch.randn(2, 3, 32, 32))
+    write_onnx(exportable(model, "auto"), files["auto"], torch.randn(2, 3, 32, 32))
+    file = onnx.load(files["auto"])
+    tensor = next(tensor for tensor in file.graph.initializer if tensor.name == "4.weight")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(file, files["auto"])
+    bench = measure(files, {}, torch.randn(1, 3, 32, 32), provider="CPUExecutionProvider")
+    assert [row.error > 1e-3 for row in bench.rows] == [False, True]
+
+
+def test_providers():
+    assert provider_named("CPU") == provider_named("CPUExecutionProvider") == "CPUExecutionProvider"
+    with pytest.raises(BenchError, match=r"no execution provider 'warp'; it has: .*cpu"):
+        provider_named("warp")
+
+
+def test_the_command_line_measures_and_reports(run, folder):  # noqa: F811
+    torch.save(shake(small_network()), "a.pt")
+    code, out, err = run(
+        "a.pt", "--bench", "--batch", "2", "--threads", "1", "--report", "r.json", "--report", "r.html"
+    )
+    assert code == 0, out + err
+    for form in FORMS:
+        assert re.search(rf"^{form}, ONNX Runtime +[0-9.]+ ms +[0-9.]+×", out, re.MULTILINE)
+    assert "fourier, PyTorch eager" in out
+    assert "2×3×32×32 on " in out
+    assert "1 thread, CPUExecutionProvider" in out
+    assert not (folder / "a.conv3d.pt").exists()
+    report = json.loads((folder / "r.json").read_text())
+    assert [row["name"] for row in report["bench"]["rows"]][:5] == list(FORMS)
+    page = (folder / "r.html").read_text()
+    assert "<h2>Speed</h2>" in page
+    assert "fourier, PyTorch eager" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["a.pt", "--batch", "2"], "are of --bench"),
+        (["a.pt", "--threads", "2"], "are of --bench"),
+        (["a.pt", "--bench", "--dry-run"], "converts first"),
+        (["a.pt", "--bench", "--batch", "0"], "0 is not in the range"),
+        (["a.pt", "--bench", "--provider", "warp"], "no execution provider 'warp'"),
+        (["a.pt", "--form", "auto", "-o", "b.pt"], "--form auto is of .onnx outputs, and b.pt is none"),
+    ],
+)
+def test_what_cannot_be_asked_for(run, folder, arguments, sentence):  # noqa: F811
+    torch.save(small_network(), "a.pt")
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert sentence in err
+    assert sorted(path.name for path in folder.iterdir()) == ["a.pt"]
+
+
+def test_auto_alone_names_its_output(run, folder):  # noqa: F811
+    torch.save(shake(small_network()), "a.pt")
+    code, out, _ = run("a.pt", "--form", "auto")
+    assert code == 0
+    assert (folder / "a.auto.onnx").exists()
+    assert "a.auto.onnx: " in out
+    assert np.isfinite(sum(map(float, re.findall(r"worst error ([0-9.e-]+)", out))))
