@@ -22,7 +22,7 @@ from ceconv_convert.graph import (
     write_metadata,
     write_onnx,
 )
-from ceconv_convert.modules import AUTO
+from ceconv_convert.modules import AUTO, CIRCULAR, copy_model, replace_modules
 from ceconv_convert.rewrite import convert, plan, replace_layers, row_as_data
 from ceconv_convert.verification import (
     Evidence,
@@ -147,10 +147,21 @@ def export_onnx(
 
 
 def exportable(model: nn.Module, form: str) -> nn.Module:
-    """What an ``.onnx`` file of that form is exported from: layers to be compiled, or converted ones."""
-    if form in COMPILED:
-        return replace_layers(model, SymbolicLayer, form)
-    return convert(model, form)
+    """What an ``.onnx`` file of that form is exported from: layers to be compiled, or converted ones.
+
+    Layers that are circular already have the same weight in another layout, and are compiled too.
+    """
+    if form not in COMPILED:
+        return convert(model, form)
+    found = copy_model(model)
+    circular = [layer for layer in found.modules() if isinstance(layer, CIRCULAR)]
+    found = replace_modules(found, {layer: SymbolicLayer(layer.to_spec()) for layer in circular})
+    try:
+        return replace_layers(found, SymbolicLayer, form, inplace=True)
+    except NothingToConvertError:
+        if not circular:
+            raise
+        return found
 
 
 def write_judged_onnx(

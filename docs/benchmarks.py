@@ -2,7 +2,7 @@
 
     python docs/benchmarks.py [resnet18 …] [--eager]
 
-Random weights; batch norm's statistics moved off their initial values. Every candidate of a network in one run.
+Random weights; batch norm statistics moved off their initial values. All candidates of a network in one run.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ STYLES = {
     "conv2d": ("#2b8a3e", 1.6, 1),
 }
 CHANNELS, SIZE, SEEDS = 64, 12, 5
+EPS = torch.finfo(torch.float32).eps
 
 
 def error(rotations: int, form: str | None, seed: int) -> float:

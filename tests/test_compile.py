@@ -10,7 +10,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from ceconv_convert import CEConv2d, GroupCosetMaxPool, GroupMaxPool2d, export_onnx
+from ceconv_convert import CEConv2d, GroupCosetMaxPool, GroupMaxPool2d, convert, export_onnx
 from ceconv_convert.api import exportable
 from ceconv_convert.architectures import CECNN, BasicBlock, Bottleneck, HybridResNet, ResNet
 from ceconv_convert.errors import ExportError
@@ -296,3 +296,21 @@ def test_without_symbolic_operators_there_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.delattr(torch.onnx.ops, "symbolic")
     with pytest.raises(ExportError, match=r"torch 2\.8"):
         export_onnx(small_network(), tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("rotations", [3, 4])
+def test_a_network_that_is_circular_already_is_compiled_too(tmp_path, rotations):
+    torch.manual_seed(0)
+    layers = [
+        CEConv2d(1, rotations, 3, 6, 3, padding="same"),
+        nn.BatchNorm3d(6),
+        CEConv2d(rotations, rotations, 6, 6, 4, padding="same", separable=False),
+        CEConv2d(rotations, 2, 6, 5, 3, stride=2, padding=(1, 0)),
+        GroupCosetMaxPool(),
+    ]
+    model = shake(nn.Sequential(*layers)).eval()
+    converted = convert(model, "conv3d")
+    written(tmp_path / "a.onnx", model)
+    written(tmp_path / "b.onnx", converted)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert export_onnx(converted, tmp_path / "c.onnx").passed

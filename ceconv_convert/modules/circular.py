@@ -19,6 +19,7 @@ from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.circular import (
     as_cyclic,
     conv3d_weight,
+    from_circular,
     from_lifting_conv3d_weight,
     left_padding,
     lifting_conv3d_weight,
@@ -53,6 +54,30 @@ class _DepthConv3d(TargetLayer, nn.Conv3d):
         self.bias = None if spec.bias is None else as_parameter(spec.bias)
         matrix = None if spec.matrix is None else as_parameter(spec.matrix)
         self.register_parameter("transformation_matrix", matrix)
+
+    def to_spec(self) -> KernelSpec:
+        """What the layer computes, exactly: its weight is the spec's, laid out otherwise."""
+        matrix = self._parameters["transformation_matrix"]
+        if matrix is None:
+            weight = from_circular(self.weight)
+        else:
+            weight = from_lifting_conv3d_weight(self.weight, self._order())
+        left, right, top, bottom = self.padding_excess
+        rows, columns = int(self.padding[1]), int(self.padding[2])
+        return KernelSpec(
+            kind="cyclic" if matrix is None else "lifting",
+            weight=weight,
+            bias=self.bias,
+            matrix=matrix,
+            in_rotations=self.in_rotations,
+            out_rotations=self.out_rotations,
+            stride=(self.stride[1], self.stride[2]),
+            padding=((rows + top, rows + bottom), (columns + left, columns + right)),
+        )
+
+    def _order(self) -> ColorOrder:
+        """Of the colors in ``weight``."""
+        return "cycle" if self.kernel_size[0] == 3 and self.in_channels == 3 else "same"
 
 
 class CircularConv3d(_DepthConv3d):
@@ -93,8 +118,7 @@ class CircularConv3d(_DepthConv3d):
     ) -> None:
         key = f"{prefix}transformation_matrix"
         matrix = state_dict.get(key)
-        own: ColorOrder = "cycle" if self.kernel_size[0] == 3 else "same"
-        if matrix is not None and self.in_channels == 3 and color_order(matrix) != own:
+        if matrix is not None and self.in_channels == 3 and color_order(matrix) != self._order():
             error_msgs.append(
                 f"{key} is not the color permutation that this layer was converted with: "
                 "load the weights first, and convert afterwards"
@@ -124,6 +148,9 @@ class ColorStackConv3d(_DepthConv3d):
     def __init__(self, spec: KernelSpec) -> None:
         super().__init__(spec, conv3d_weight(spec), depth_stride=3)
         self.order = color_order(self.transformation_matrix)
+
+    def _order(self) -> ColorOrder:
+        return self.order
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, 3, H, W]``, or with a rotation axis of 1, → ``[B, O, N_out, H', W']``."""

@@ -109,8 +109,8 @@ def timing_bars(bench: Mapping[str, Any]) -> str:
         axes.barh(places, limits, color=colors, height=0.66)
         for place, row, value in zip(places, rows, times, strict=True):
             ratio = "" if row["ratio"] is None else f"  {row['ratio']:.2f}×"
-            where = {"xytext": (5, 0), "textcoords": "offset points"}
-            axes.annotate(f"{value:.1f} ms{ratio}", (value, place), va="center", **where)
+            text = f"{value:.1f} ms{ratio}"
+            axes.annotate(text, (value, place), (5, 0), textcoords="offset points", va="center")
         axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.18 * max(times))
