@@ -24,6 +24,8 @@ PER_NODE = 1.5e6
 """And in the time that an operator takes to start, at batch 1."""
 _COLUMNS = 0.75
 """The speed of multiplying matrices, of the blocked one's, with many channels out."""
+_PRODUCT = 0.9
+"""And the speed of multiplying matrices where no columns have to be laid out: 1×1, without a stride."""
 _HALF_SPEED = {8: 20, 16: 30}
 """The channels out at which it reaches half of that, by block."""
 _WORD = 4
@@ -68,14 +70,15 @@ def up_to(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def convolution(
-    groups: int, channels_in: int, channels_out: int, taps: int, pixels: int, block: int
-) -> float:
+def convolution(groups: int, channels_in: int, channels_out: int, shape: Shape, block: int) -> float:
     """One convolution, ``channels_in`` → ``channels_out`` in each group."""
+    taps, pixels = shape.taps, shape.pixels_out
     if _is_blocked(groups, channels_in, channels_out, block):
         if channels_in >= block:
             channels_in = up_to(channels_in, block)
         return float(groups * channels_in * up_to(channels_out, block) * taps * pixels)
+    if taps == 1 and shape.pixels_in == pixels:  # a matrix product as it lies there
+        return groups * channels_in * channels_out * pixels / _PRODUCT
     speed = _COLUMNS / (1 + (_HALF_SPEED[block] / channels_out) ** 2)
     return groups * channels_in * channels_out * taps * pixels / speed
 
@@ -93,7 +96,7 @@ def direct(shape: Shape, block: int) -> float:
     blocked = _is_blocked(1, channels_in, channels_out, block)
     # Half: where two of these follow each other, what lies between stays in the blocked layout.
     moved = _reorders(blocked, channels_in * shape.pixels_in, channels_out * shape.pixels_out, block) / 2
-    return convolution(1, channels_in, channels_out, shape.taps, shape.pixels_out, block) + moved + PER_NODE
+    return convolution(1, channels_in, channels_out, shape, block) + moved + PER_NODE
 
 
 def fourier(shape: Shape, block: int) -> float:
@@ -105,18 +108,14 @@ def fourier(shape: Shape, block: int) -> float:
     moved = _moved((rotations + products) * (values_in + values_out), block)
     moved += _reorders(blocked, products * values_in, products * values_out, block)
     transforms = rotations * products * (values_in + values_out)
-    multiplied = convolution(
-        products, shape.channels_in, shape.channels_out, shape.taps, shape.pixels_out, block
-    )
+    multiplied = convolution(products, shape.channels_in, shape.channels_out, shape, block)
     return multiplied + transforms + moved + 3 * PER_NODE
 
 
 def hue(shape: Shape, block: int) -> float:
     """A lifting layer as three kernels a channel and a transform."""
     values = shape.channels_out * shape.pixels_out
-    multiplied = convolution(
-        1, shape.channels_in, PARTS * shape.channels_out, shape.taps, shape.pixels_out, block
-    )
+    multiplied = convolution(1, shape.channels_in, PARTS * shape.channels_out, shape, block)
     moved = _moved((2 * PARTS + PARTS + shape.rotations_out) * values, block)
     return multiplied + PARTS * shape.rotations_out * values + moved + 2 * PER_NODE
 
