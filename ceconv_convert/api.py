@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -99,6 +100,7 @@ def export_onnx(
     form: str = AUTO,
     input_shape: tuple[int, ...] | None = None,
     opset: int = DEFAULT_OPSET,
+    processor: str | None = None,
     seed: int = 0,
     force: bool = False,
 ) -> Verdict:
@@ -113,6 +115,8 @@ def export_onnx(
         form: ``auto`` chooses for each layer what costs least; or ``conv3d``, ``conv2d``, ``fourier``.
         input_shape: of one input, without the batch; None finds one that runs.
         opset: of the file.
+        processor: that ``auto`` and ``fourier`` are fitted to, ``avx2`` or ``avx512``; None is this
+            machine's. The file runs everywhere.
         seed: of the random inputs.
         force: overwrite an existing file.
 
@@ -139,7 +143,9 @@ def export_onnx(
         def record(verdict: Verdict, _: Exported) -> provenance.Record:
             return provenance.record(type(model).__name__, None, form, rows, verdict_summary(verdict))
 
-        _, verdict = write_judged_onnx(evidence, converted, staged, form=form, opset=opset, record=record)
+        _, verdict = write_judged_onnx(
+            evidence, converted, staged, form=form, opset=opset, processor=processor, record=record
+        )
         if not verdict.passed:
             raise VerificationError(f"nothing was written: {verdict}")
         staging.commit()
@@ -171,6 +177,7 @@ def write_judged_onnx(
     *,
     form: str,
     opset: int,
+    processor: str | None = None,
     record: Callable[[Verdict, Exported], provenance.Record],
     progress: Progress | None = None,
 ) -> tuple[Exported, Verdict]:
@@ -178,19 +185,26 @@ def write_judged_onnx(
 
     Where it is wrong with dynamic image sizes, it is written with a fixed one.
     """
-    exported, verdict = _write_and_judge(evidence, converted, path, form, opset, progress)
+    exported, verdict = _write_and_judge(evidence, converted, path, form, opset, processor, progress)
     if verdict.passed:
         write_metadata(path, {provenance.KEY: provenance.as_text(record(verdict, exported))})
     return exported, verdict
 
 
 def _write_and_judge(
-    evidence: Evidence, converted: nn.Module, path: Path, form: str, opset: int, progress: Progress | None
+    evidence: Evidence,
+    converted: nn.Module,
+    path: Path,
+    form: str,
+    opset: int,
+    processor: str | None,
+    progress: Progress | None,
 ) -> tuple[Exported, Verdict]:
     check_dtype(evidence.dtype)
     example = evidence.inputs[1]  # a batch of 2
     dynamic = evidence.fixed_size is None
-    exported = write_onnx(converted, path, example, opset=opset, dynamic_size=dynamic, form=form)
+    write = partial(write_onnx, converted, path, example, opset=opset, form=form, processor=processor)
+    exported = write(dynamic_size=dynamic)
     if not dynamic:
         exported = replace(exported, reason=f"the network takes no other size: {evidence.fixed_size}")
     check_file(path)
@@ -198,7 +212,7 @@ def _write_and_judge(
     verdict = judge_onnx(judged, path, progress=progress)
     if exported.dynamic_size and not verdict.passed:
         # Some operators are exported for the example's size alone, without a word.
-        again = write_onnx(converted, path, example, opset=opset, dynamic_size=False, form=form)
+        again = write(dynamic_size=False)
         check_file(path)
         fixed = judge_onnx(evidence.at_one_size(), path, progress=progress)
         if fixed.passed:

@@ -92,6 +92,11 @@ def _parse_arguments(
 )
 @click.option("--opset", type=int, help="Opset of the .onnx file.  [default: 18]")
 @click.option(
+    "--processor",
+    type=click.Choice(["avx2", "avx512"]),
+    help="What the forms auto and fourier of .onnx files are fitted to; they run on all.  [default: this]",
+)
+@click.option(
     "--allow",
     metavar="package.module.Class",
     multiple=True,
@@ -152,6 +157,7 @@ def cli(
     form: str | None,
     input_shape: tuple[int, ...] | None,
     opset: int | None,
+    processor: str | None,
     allow: tuple[str, ...],
     factory: str | None,
     arguments: dict[str, object],
@@ -194,6 +200,8 @@ def cli(
         raise click.UsageError(f"--form auto is of .onnx outputs, and {modules[0]} is none")
     if opset is not None and not any(target.suffix == ".onnx" for target in targets):
         raise click.UsageError("--opset is of an .onnx output, and there is none")
+    if processor is not None and not bench and not any(target.suffix == ".onnx" for target in targets):
+        raise click.UsageError("--processor is of an .onnx output, and there is none")
     if verify_only and (outputs or dry_run or converted is None):
         raise click.UsageError("--verify-only takes two files, MODEL and CONVERTED, and writes reports alone")
     if converted is not None and not verify_only:
@@ -211,6 +219,7 @@ def cli(
         form=form,
         input_shape=input_shape,
         opset=opset,
+        processor=processor,
         allow=allow,
         factory=factory,
         arguments=arguments,

@@ -121,6 +121,7 @@ def test_the_command_line_measures_and_reports(run, folder):  # noqa: F811
     [
         (["a.pt", "--batch", "2"], "are of --bench"),
         (["a.pt", "--threads", "2"], "are of --bench"),
+        (["a.pt", "--processor", "avx2"], "--processor is of an .onnx output"),
         (["a.pt", "--bench", "--dry-run"], "converts first"),
         (["a.pt", "--bench", "--batch", "0"], "0 is not in the range"),
         (["a.pt", "--bench", "--provider", "warp"], "no execution provider 'warp'"),

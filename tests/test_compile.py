@@ -19,7 +19,7 @@ from ceconv_convert.graph import compile as compiling
 from tests.random_networks import Gate, Residual, Roll, Scale, random_network
 from tests.support import shake, small_network
 
-FORMS, BLOCKS = ("auto", "fourier"), (8, 16)
+FORMS, PROCESSORS = ("auto", "fourier"), ("avx2", "avx512")
 EPS = torch.finfo(torch.float32).eps
 
 NETWORKS = {
@@ -34,9 +34,9 @@ NETWORKS = {
 }
 
 
-def written(path, model, *, form="auto", shape=(3, 32, 32), block=None, **arguments):
+def written(path, model, *, form="auto", shape=(3, 32, 32), processor=None, **arguments):
     return write_onnx(
-        exportable(model, form), path, torch.randn(2, *shape), form=form, block=block, **arguments
+        exportable(model, form), path, torch.randn(2, *shape), form=form, processor=processor, **arguments
     )
 
 
@@ -70,19 +70,19 @@ def check_exact(model, run, x, roundings=17):
     assert error <= 4 * (own - truth).abs().max() + roundings * EPS * scale
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("processor", PROCESSORS)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("build", "shape"), NETWORKS.values(), ids=NETWORKS)
-def test_networks_everywhere(tmp_path, build, shape, form, block):
+def test_networks_everywhere(tmp_path, build, shape, form, processor):
     torch.manual_seed(0)
     model, path = shake(build()).eval(), tmp_path / "a.onnx"
-    made = written(path, model, form=form, shape=shape, block=block)
+    made = written(path, model, form=form, shape=shape, processor=processor)
     onnx.checker.check_model(str(path), full_check=True)
     assert {entry.domain for entry in onnx.load(path).opset_import} == {""}
     x = torch.randn(2, *shape)
     check_exact(model, in_onnx_runtime(path), x)
     check_exact(model, in_openvino(path), x, roundings=64)
-    if block == BLOCKS[0]:
+    if processor == PROCESSORS[0]:
         check_exact(model, in_the_reference(path), x, roundings=64)
     if made.dynamic_size and not isinstance(model, CECNN):
         check_exact(model, in_onnx_runtime(path), torch.randn(3, 3, shape[1] + 5, shape[2] - 3))
@@ -93,7 +93,7 @@ def test_random_networks(tmp_path, seed):
     path = tmp_path / "a.onnx"
     for form in FORMS:
         model = random_network(seed)
-        made = written(path, model, form=form, shape=(3, 28, 32), block=BLOCKS[seed % 2])
+        made = written(path, model, form=form, shape=(3, 28, 32), processor=PROCESSORS[seed % 2])
         onnx.checker.check_model(str(path), full_check=True)
         run = in_onnx_runtime(path)
         check_exact(model, run, torch.randn(1, 3, 28, 32))
@@ -121,7 +121,7 @@ def test_what_is_left_of_a_resnet(tmp_path):
 
 def test_every_channel_that_fills_up_is_zero(tmp_path):
     model = shake(small_network()).eval()
-    made = written(tmp_path / "a.onnx", model, form="fourier", block=8)
+    made = written(tmp_path / "a.onnx", model, form="fourier", processor="avx2")
     aligned = {choice.layer: choice.channels for choice in made.compiled.choices}
     weights = {
         tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor))
@@ -257,7 +257,7 @@ def test_a_learned_matrix_is_no_hue(tmp_path):
 
 
 def test_few_channels_stay_direct_and_many_do_not(tmp_path):
-    made = written(tmp_path / "a.onnx", CECNN(17, 3, 7, True).eval(), shape=(3, 28, 28), block=16)
+    made = written(tmp_path / "a.onnx", CECNN(17, 3, 7, True).eval(), shape=(3, 28, 28), processor="avx512")
     assert {choice.form for choice in made.compiled.choices} == {"direct"}
     lines = choices_as_lines(made.compiled.choices)
     assert lines[0].startswith("7 × direct")
@@ -288,7 +288,7 @@ def test_the_compiler_can_be_caught_in_a_lie(tmp_path, monkeypatch):
 
 def test_the_same_bytes_every_time(tmp_path):
     for name in ("a", "b"):
-        written(tmp_path / f"{name}.onnx", small_network(), block=8)
+        written(tmp_path / f"{name}.onnx", small_network(), processor="avx2")
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
@@ -314,3 +314,14 @@ def test_a_network_that_is_circular_already_is_compiled_too(tmp_path, rotations)
     written(tmp_path / "b.onnx", converted)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert export_onnx(converted, tmp_path / "c.onnx").passed
+
+
+def test_a_symbolic_layer_computes_in_eager_mode_what_the_layer_does():
+    torch.manual_seed(0)
+    layers = (
+        CEConv2d(1, 4, 3, 5, 3, padding="same", bias=False),
+        CEConv2d(4, 4, 5, 6, 4, padding=(2, 1), separable=False),
+        CEConv2d(4, 3, 6, 2, 3, stride=2, padding=(1, 0)),
+    )
+    model, x = shake(nn.Sequential(*layers)).eval(), torch.randn(2, 3, 17, 15)
+    torch.testing.assert_close(exportable(model, "auto")(x), model(x))

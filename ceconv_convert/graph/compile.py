@@ -10,7 +10,7 @@ from onnx_ir.passes import common
 
 from ceconv_convert.graph.dialect import DOMAIN, Layer, attach
 from ceconv_convert.graph.passes import Choice, choose, fold_norms, form_regions, lower
-from ceconv_convert.graph.passes.costs import block_of_this_machine
+from ceconv_convert.graph.passes.costs import block_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Compiled:
 
 
 def compile_graph(
-    model: ir.Model, layers: Mapping[str, Layer], *, form: str, block: int | None = None
+    model: ir.Model, layers: Mapping[str, Layer], *, form: str, processor: str | None = None
 ) -> Compiled:
     """Rewrite ``model`` in place.
 
@@ -35,15 +35,16 @@ def compile_graph(
         model: as exported, with ``Layer`` nodes.
         layers: their meaning, by name.
         form: ``auto`` (by the cost model) or ``fourier`` (wherever it applies).
-        block: channels that the runtime takes abreast; None is this machine's.
+        processor: that the file is for, ``avx2`` or ``avx512``; None is this machine's.
     """
     graph = model.graph
     attach(graph, layers)
     fired = {"fold_norms": fold_norms(graph), "form_regions": form_regions(graph)}
-    choices = choose(graph, form=form, block=block_of_this_machine() if block is None else block)
+    choices = choose(graph, form=form, block=block_of(processor))
     fired["lower"] = lower(graph)
     common.IdentityEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
+    common.DeduplicateInitializersPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
     model.opset_imports.pop(DOMAIN, None)
     common.NameFixPass()(model)

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ceconv_convert.kernel.expand import expand
 from ceconv_convert.kernel.planes import join_planes, split_planes
 from ceconv_convert.kernel.spec import KernelSpec, Pair
 from ceconv_convert.modules import TargetLayer
@@ -63,7 +65,7 @@ class Planes:
 
 
 class SymbolicLayer(TargetLayer):
-    """Stands for a layer while the network is exported; in eager mode it gives zeros of the right shape."""
+    """A layer that is exported as one node; in eager mode it computes what the layer does."""
 
     form = "symbolic"
 
@@ -86,6 +88,11 @@ class SymbolicLayer(TargetLayer):
                 x.shape[-2:], self.padding, self.kernel_size, self.stride, strict=True
             )
         )
+        if not torch.compiler.is_exporting():
+            zeros = (*self.padding[1], *self.padding[0])
+            y = F.conv2d(F.pad(join_planes(x), zeros), expand(self.spec), stride=self.stride)
+            y = torch.unflatten(y, 1, (self.out_channels, self.out_rotations))
+            return y if self.spec.bias is None else y + self.spec.bias[:, None, None, None]
         features: Tensor = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{LAYER}",
             (x,),

@@ -50,7 +50,7 @@ def write_onnx(
     opset: int = DEFAULT_OPSET,
     dynamic_size: bool = True,
     form: str = "auto",
-    block: int | None = None,
+    processor: str | None = None,
 ) -> Exported:
     """Export ``model`` in eval mode, with a dynamic batch, and dynamic height and width where it can.
 
@@ -64,7 +64,7 @@ def write_onnx(
         opset: of the file.
         dynamic_size: whether height and width are dynamic.
         form: of symbolic layers, ``auto`` or ``fourier``.
-        block: channels that the runtime takes abreast, 8 or 16; None is this machine's.
+        processor: that symbolic layers are compiled for, ``avx2`` or ``avx512``; None is this machine's.
 
     Returns:
         What was written.
@@ -89,7 +89,7 @@ def write_onnx(
         program = _export(module, example, first, size=size)
         compiled = Compiled()
         if layers:
-            compiled = compile_graph(program, layers, form=form, block=block)
+            compiled = compile_graph(program, layers, form=form, processor=processor)
             with quiet():
                 convert_version(program, opset, fallback=True)
         _save(program, path)

@@ -41,7 +41,14 @@ def run_bench(session: Session, asked: BenchJob, terminal: Terminal) -> Bench:
                 files[form] = Path(folder) / f"{form}.onnx"
                 network = original if form == _ORIGINAL else exportable(session.model, form)
                 dynamic = evidence.fixed_size is None
-                write_onnx(network, files[form], evidence.inputs[1], dynamic_size=dynamic, form=form)
+                write_onnx(
+                    network,
+                    files[form],
+                    evidence.inputs[1],
+                    dynamic_size=dynamic,
+                    form=form,
+                    processor=session.job.processor,
+                )
                 progress(done + 1, len(forms))
         with terminal.progress("measuring") as progress:
             modules = {_ORIGINAL: original, **{form: convert(session.model, form).eval() for form in FORMS}}

@@ -46,6 +46,7 @@ class Job:
     form: str | None = None
     input_shape: tuple[int, ...] | None = None
     opset: int | None = None
+    processor: str | None = None
     allow: tuple[str, ...] = ()
     factory: str | None = None
     arguments: Mapping[str, object] = field(default_factory=dict)

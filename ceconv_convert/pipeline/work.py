@@ -100,7 +100,7 @@ def _export(session: Session, output: Path, staged: Path, terminal: Terminal) ->
     with terminal.progress("exporting to ONNX and running it"):
         network = exportable(model, form)
         exported, verdict = write_judged_onnx(
-            evidence, network, staged, form=form, opset=opset, record=record
+            evidence, network, staged, form=form, opset=opset, processor=job.processor, record=record
         )
     if exported.reason is not None:
         terminal.line(f"{output}: height and width are fixed, {exported.reason}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.fourier import products_of
 from ceconv_convert.kernel.hue import PARTS
 
@@ -31,9 +32,24 @@ _HALF_SPEED = {8: 20, 16: 30}
 _WORD = 4
 
 
-def block_of_this_machine() -> int:
-    """The channels that ONNX Runtime takes abreast here: 16 with AVX-512, else 8."""
-    return 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
+BLOCKS = {"avx2": 8, "avx512": 16}
+"""The channels that ONNX Runtime takes abreast, by processor."""
+
+
+def block_of(processor: str | None) -> int:
+    """The channels abreast on a processor; None is this machine's.
+
+    Raises:
+        SpecError: for a processor that is not known.
+
+    >>> block_of("avx512")
+    16
+    """
+    if processor is None:
+        processor = "avx512" if "AVX512" in torch.backends.cpu.get_cpu_capability() else "avx2"
+    if processor not in BLOCKS:
+        raise SpecError(f"processor is one of {', '.join(BLOCKS)}; found {processor!r}")
+    return BLOCKS[processor]
 
 
 @dataclass(frozen=True)
