@@ -20,11 +20,24 @@ def choices_as_lines(choices: Sequence[Choice]) -> list[str]:
         return []
     counts = Counter(choice.form for choice in choices)
     usual, _ = counts.most_common(1)[0]
-    saved = 1 - sum(c.costs[c.form] for c in choices) / sum(c.costs["direct"] for c in choices)
     line = ", ".join(f"{count} × {form}" for form, count in counts.most_common())
-    if round(100 * saved):
-        line += f"; by estimate {100 * saved:.0f} % less work in the layers than direct alone"
+    line += _compared([choice for choice in choices if choice.form == usual])
     return [line, *(_exceptions(choices, form) for form in counts if form != usual)]
+
+
+def _compared(choices: Sequence[Choice]) -> str:
+    """By how much the form that most layers have is better than the next best one, by estimate."""
+    form = choices[0].form
+    factors = [
+        min(cost for name, cost in choice.costs.items() if name != form) / choice.costs[form]
+        for choice in choices
+        if len(choice.costs) > 1
+    ]
+    if not factors:
+        return ""
+    others = {name for choice in choices for name in choice.costs if name != form}
+    low, high = f"{min(factors):.2f}", f"{max(factors):.2f}"
+    return f"; {' or '.join(sorted(others))} would cost {low if low == high else f'{low} to {high}'}×"
 
 
 def _exceptions(choices: Sequence[Choice], form: str) -> str:
