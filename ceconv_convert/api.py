@@ -24,7 +24,7 @@ from ceconv_convert.graph import (
     write_onnx,
 )
 from ceconv_convert.modules import AUTO, CIRCULAR, copy_model, replace_modules
-from ceconv_convert.rewrite import convert, plan, replace_layers, row_as_data
+from ceconv_convert.rewrite import PlanRow, convert, plan, replace_layers, row_as_data
 from ceconv_convert.verification import (
     Evidence,
     Turn,
@@ -131,16 +131,17 @@ def export_onnx(
     """
     with Staging(force=force) as staging:
         staged = staging.path_for(Path(path))
+        layers = plan(model, form)
         try:
             converted = exportable(model, form)
         except NothingToConvertError:
-            if not plan(model, form).converted:
+            if not layers.converted:
                 raise
             converted = model
         evidence = gather(model, input_shape, seed=seed)
-        rows = [row_as_data(row) for row in plan(model, form)]
 
-        def record(verdict: Verdict, _: Exported) -> provenance.Record:
+        def record(verdict: Verdict, exported: Exported) -> provenance.Record:
+            rows = [row_as_data(chosen_row(row, exported)) for row in layers]
             return provenance.record(type(model).__name__, None, form, rows, verdict_summary(verdict))
 
         _, verdict = write_judged_onnx(
@@ -168,6 +169,19 @@ def exportable(model: nn.Module, form: str) -> nn.Module:
         if not circular:
             raise
         return found
+
+
+def chosen_row(row: PlanRow, exported: Exported) -> PlanRow:
+    """The row with the form that the compiler chose for it, if it did.
+
+    A network inside a wrapper, as DataParallel's, is exported without it.
+    """
+    forms = {choice.layer: choice.form for choice in exported.compiled.choices}
+    for name in (row.name, *row.aliases):
+        for part in (name, name.partition(".")[2]):
+            if part in forms:
+                return replace(row, form=forms[part])
+    return row
 
 
 def write_judged_onnx(

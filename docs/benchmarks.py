@@ -16,12 +16,10 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from ceconv_convert import convert
-from ceconv_convert.api import exportable
 from ceconv_convert.architectures import CECNN, BasicBlock, Bottleneck, HybridResNet, ResNet
 from ceconv_convert.bench import bench_as_lines, measure, row_as_texts
 from ceconv_convert.bench.table import HEADINGS
-from ceconv_convert.graph import write_onnx
+from ceconv_convert.pipeline.benchmark import eager_candidates, export_candidates
 
 Shape = tuple[int, ...]
 LARGE, SMALL = (3, 224, 224), (3, 32, 32)
@@ -60,7 +58,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "resnet18-n10": (lambda: _resnet18(10, separable=False), (1, *LARGE)),
     "cecnn": (lambda: CECNN(17, 3, 7, True), (64, 3, 28, 28)),
 }
-FORMS = ("original", "conv3d", "conv2d", "fourier", "auto")
 
 
 def network(name: str) -> nn.Module:
@@ -80,14 +77,8 @@ def main(names: Sequence[str], *, eager: bool) -> None:
     for name in names:
         model, shape = network(name), NETWORKS[name][1]
         with TemporaryDirectory() as folder:
-            files = {}
-            for form in FORMS:
-                files[form] = Path(folder) / f"{form}.onnx"
-                written = model if form == "original" else exportable(model, form)
-                write_onnx(written, files[form], torch.randn(2, *shape[1:]), form=form)
-            modules = {"original": model} if eager else {}
-            for form in FORMS[1:-1] if eager else ():
-                modules[form] = convert(model, form).eval()
+            files = export_candidates(model, Path(folder), torch.randn(2, *shape[1:]))
+            modules = eager_candidates(model) if eager else {}
             bench = measure(files, modules, torch.randn(shape), provider="CPUExecutionProvider")
         print(f"\n### {name}\n\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")  # noqa: T201
         for row in bench.rows:

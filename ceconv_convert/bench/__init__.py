@@ -2,10 +2,11 @@
 
 from ceconv_convert.bench.measure import Bench, Row, measure
 from ceconv_convert.bench.providers import provider_named
-from ceconv_convert.bench.table import HEADINGS, bench_as_data, bench_as_lines, row_as_texts
+from ceconv_convert.bench.table import HEADINGS, RUNTIMES, bench_as_data, bench_as_lines, row_as_texts
 
 __all__ = [
     "HEADINGS",
+    "RUNTIMES",
     "Bench",
     "Row",
     "bench_as_data",

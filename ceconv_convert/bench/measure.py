@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ceconv_convert.bench.probe import probe
 from ceconv_convert.bench.timing import interleave, median
+from ceconv_convert.errors import BenchError
 from ceconv_convert.graph import OnnxRunner, multiplications
 
 Progress = Callable[[int, int], None]
@@ -180,8 +181,9 @@ def _torch_threads(count: int) -> Iterator[None]:
 
 def _first(output: object) -> Tensor:
     while not isinstance(output, Tensor):
-        values = output.values() if isinstance(output, Mapping) else output
-        output = next(iter(values))  # type: ignore[call-overload]
+        if not isinstance(output, (Mapping, Sequence)):
+            raise BenchError(f"the network gives {type(output).__name__}, where tensors were expected")
+        output = next(iter(output.values() if isinstance(output, Mapping) else output))
     return output
 
 

@@ -17,13 +17,13 @@ HEADINGS = (
     "multiplications",
     "limit",
 )
-_RUNTIMES = {"onnx": "ONNX Runtime", "torch": "PyTorch eager"}
+RUNTIMES = {"onnx": "ONNX Runtime", "torch": "PyTorch eager"}
 
 
 def row_as_texts(row: Row) -> tuple[str, ...]:
     """A row, one text a heading; empty where nothing was measured."""
     return (
-        f"{row.name}, {_RUNTIMES[row.runtime]}",
+        f"{row.name}, {RUNTIMES[row.runtime]}",
         f"{row.seconds * 1e3:.1f} ms",
         "" if row.ratio is None else f"{row.ratio:.2f}×",
         f"{row.error:.1e}",

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ceconv_convert.kernel.expand import expand
 from ceconv_convert.kernel.planes import join_planes, split_planes
+from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.kernel.spec import KernelSpec, Pair
 from ceconv_convert.modules import TargetLayer
 
@@ -44,17 +43,6 @@ class Layer:
     size: Pair
     dtype: torch.dtype
 
-    @property
-    def out_size(self) -> Pair:
-        """H', W'."""
-        height, width = (
-            (size + sum(zeros) - kernel) // stride + 1
-            for size, zeros, kernel, stride in zip(
-                self.size, self.spec.padding, self.spec.kernel_size, self.spec.stride, strict=True
-            )
-        )
-        return (height, width)
-
 
 @dataclass(frozen=True)
 class Planes:
@@ -72,27 +60,18 @@ class SymbolicLayer(TargetLayer):
     def __init__(self, spec: KernelSpec) -> None:
         super().__init__()
         self.take_over(spec)
-        self.kernel_size, self.stride, self.padding = spec.kernel_size, spec.stride, spec.padding
         self.spec = spec.map(Tensor.detach)
         self.name = ""
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, I, N, H, W]``, or what lies in memory like it, → ``[B, O, N_out, H', W']``."""
+        if not torch.compiler.is_exporting():
+            return evaluate(self.spec, input)
         if self.spec.kind == "lifting":
             x = join_planes(input)
         else:
             x = split_planes(input, self.in_channels, self.in_rotations)
-        sizes = (
-            (size + sum(zeros) - kernel) // stride + 1
-            for size, zeros, kernel, stride in zip(
-                x.shape[-2:], self.padding, self.kernel_size, self.stride, strict=True
-            )
-        )
-        if not torch.compiler.is_exporting():
-            zeros = (*self.padding[1], *self.padding[0])
-            y = F.conv2d(F.pad(join_planes(x), zeros), expand(self.spec), stride=self.stride)
-            y = torch.unflatten(y, 1, (self.out_channels, self.out_rotations))
-            return y if self.spec.bias is None else y + self.spec.bias[:, None, None, None]
+        sizes = self.spec.out_size(x.shape[-2:])
         features: Tensor = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{LAYER}",
             (x,),

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
-import onnxruntime
 from torch import Tensor
 
-from ceconv_convert.graph.session import session_options
-from ceconv_convert.graph.values import with_all_values
+from ceconv_convert.graph.values import named_values
 
 Shape = tuple[int, ...]
 
@@ -20,13 +18,8 @@ def multiplications(path: Path, x: Tensor) -> int:
     """Those of convolutions and matrix products, on the input ``x``; all others are few beside them."""
     model = onnx.load(path)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    session = onnxruntime.InferenceSession(
-        with_all_values(model), sess_options=session_options(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    values = session.run(names, {session.get_inputs()[0].name: x.cpu().numpy()})
-    shapes |= {name: tuple(value.shape) for name, value in zip(names, values, strict=True)}
-    return sum(_of_node(node, shapes) for node in onnx.load(path).graph.node)
+    shapes |= {name: tuple(value.shape) for name, value in named_values(path, model, x).items()}
+    return sum(_of_node(node, shapes) for node in model.graph.node)
 
 
 def _of_node(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ceconv_convert.errors import ExportError, first_line
@@ -22,26 +24,29 @@ def values_of(path: Path, x: Tensor) -> list[Tensor]:
     Raises:
         ExportError: where the file cannot be loaded, or does not run.
     """
-    try:
-        session = onnxruntime.InferenceSession(
-            with_all_values(onnx.load(path)),
-            sess_options=session_options(),
-            providers=["CPUExecutionProvider"],
-        )
-        found = session.run(None, {session.get_inputs()[0].name: x.cpu().numpy()})
-    except (*FAILURES, ValueError) as error:
-        raise ExportError(
-            f"ONNX Runtime cannot run {path.name} value by value: {first_line(error)}"
-        ) from error
-    tensors = (torch.from_numpy(value) for value in found)
+    tensors = map(torch.from_numpy, named_values(path, onnx.load(path), x).values())
     return [tensor for tensor in tensors if tensor.dtype.is_floating_point and tensor.numel()]
 
 
-def with_all_values(model: onnx.ModelProto) -> bytes:
-    """The graph, changed so that each of its values is an output."""
+def named_values(path: Path, model: onnx.ModelProto, x: Tensor) -> dict[str, NDArray[np.generic]]:
+    """Every value of ``model``, as read from ``path``, by name; in ``model``, each becomes an output.
+
+    Raises:
+        ExportError: where it does not run.
+    """
     outputs = {output.name for output in model.graph.output}
     for node in model.graph.node:
         for name in node.output:
             if name and name not in outputs:
                 model.graph.output.append(onnx.ValueInfoProto(name=name))
-    return bytes(model.SerializeToString())
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), sess_options=session_options(), providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        found = session.run(names, {session.get_inputs()[0].name: x.cpu().numpy()})
+    except (*FAILURES, ValueError) as error:
+        raise ExportError(
+            f"ONNX Runtime cannot run {path.name} value by value: {first_line(error)}"
+        ) from error
+    return dict(zip(names, found, strict=True))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ceconv_convert.errors import SpecError
+from ceconv_convert.kernel.spec import KernelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,17 @@ def transform_weight(weight: Tensor) -> Tensor:
     transform = transform_of(weight.shape[2]).weight.to(weight.device)
     exact = torch.einsum("md,oidhw->moihw", transform, weight.double())
     return exact.flatten(0, 1).to(weight.dtype)
+
+
+def applies(spec: KernelSpec) -> bool:
+    """Whether the layer is a cyclic one with as many rotations out as in, and more than one."""
+    return spec.kind == "cyclic" and spec.in_rotations == spec.out_rotations >= 2
+
+
+def transform_bias(bias: Tensor, inverse: Tensor) -> Tensor:
+    """``[O]`` → ``[m·O]``: to the product of frequency 0, which all rotations have alike in U ``[N, m]``."""
+    rest = bias.new_zeros((inverse.shape[1] - 1) * bias.shape[0])
+    return torch.cat([bias / inverse[0, 0], rest])
 
 
 def _real(rotations: int, frequency: int) -> tuple[list[float], list[float], list[float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -113,6 +113,12 @@ class KernelSpec:
     def dtype(self) -> torch.dtype:
         """The weight's dtype; the layer computes in it."""
         return self.weight.dtype
+
+    def out_size(self, size: Sequence[int]) -> Pair:
+        """(H', W') of an input of ``size`` (H, W); symbolic sizes stay symbolic."""
+        extents = zip(size, self.padding, self.kernel_size, self.stride, strict=True)
+        rows, columns = ((n + sum(zeros) - kernel) // stride + 1 for n, zeros, kernel, stride in extents)
+        return (rows, columns)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> KernelSpec:
         """The same layer with ``change`` applied to every tensor."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ceconv_convert.errors import SpecError
+from ceconv_convert.kernel.fourier import applies
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.modules import circular, expanded, fourier
 
@@ -49,7 +50,7 @@ _ROWS = (
         "Fourier over the rotations: fewest multiplications",
         fourier.build,
         fourier.shapes,
-        lambda spec: "fourier" if fourier.applies(spec) else "conv3d",
+        lambda spec: "fourier" if applies(spec) else "conv3d",
     ),
 )
 

@@ -11,16 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ceconv_convert.errors import SpecError
-from ceconv_convert.kernel.fourier import products_of, transform_of, transform_weight
+from ceconv_convert.kernel.fourier import applies, products_of, transform_bias, transform_of, transform_weight
 from ceconv_convert.kernel.planes import split_planes
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.modules import circular
 from ceconv_convert.modules.target import TargetLayer, as_parameter, symmetric_padding
-
-
-def applies(spec: KernelSpec) -> bool:
-    """Whether the layer is a cyclic one with as many rotations out as in, and more than one."""
-    return spec.kind == "cyclic" and spec.in_rotations == spec.out_rotations >= 2
 
 
 class FourierConv2d(TargetLayer, nn.Conv2d):
@@ -67,17 +62,11 @@ class FourierConv2d(TargetLayer, nn.Conv2d):
         # The transforms as 1×1×1 convolutions: every runtime has them, and none is faster with an Einsum.
         frequencies = F.conv3d(x, self.forward_transform[:, :, None, None, None])  # [B, m, I, H, W]
         planes = self.pad_excess(frequencies.flatten(1, 2))
-        y = F.conv2d(planes, self.weight, self._bias(), self.stride, self.padding, groups=products)
+        bias = None if self.bias is None else transform_bias(self.bias, self.inverse_transform)
+        y = F.conv2d(planes, self.weight, bias, self.stride, self.padding, groups=products)
         y = torch.unflatten(y, 1, (products, channels))  # [B, m, O, H', W']
         features = F.conv3d(y, self.inverse_transform[:, :, None, None, None])  # [B, N, O, H', W']
         return features.transpose(1, 2).contiguous()
-
-    def _bias(self) -> Tensor | None:
-        """``[m·O]``: the bias goes to the product of frequency 0, which all rotations have alike."""
-        if self.bias is None:
-            return None
-        rest = self.bias.new_zeros((self.groups - 1) * self.out_channels)
-        return torch.cat([self.bias / self.inverse_transform[0, 0], rest])
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, Fourier rotations={self.in_rotations}→{self.out_rotations}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import Tensor, nn
 
 from ceconv_convert.api import exportable
 from ceconv_convert.bench import Bench, measure, provider_named
@@ -15,6 +16,7 @@ from ceconv_convert.modules import AUTO, FORMS, copy_model, unwrapped
 from ceconv_convert.pipeline.job import BenchJob, Session
 from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.rewrite import convert
+from ceconv_convert.verification.evidence import Progress
 
 _ORIGINAL = "original"
 
@@ -33,25 +35,44 @@ def run_bench(session: Session, asked: BenchJob, terminal: Terminal) -> Bench:
     original = unwrapped(copy_model(session.model).eval())
     torch.manual_seed(session.job.seed)
     x = torch.randn(asked.batch, *evidence.shape, dtype=evidence.dtype)
-    forms = (_ORIGINAL, *FORMS, AUTO)
     with TemporaryDirectory() as folder:
-        files = {}
         with terminal.progress("exporting the candidates") as progress:
-            for done, form in enumerate(forms):
-                files[form] = Path(folder) / f"{form}.onnx"
-                network = original if form == _ORIGINAL else exportable(session.model, form)
-                dynamic = evidence.fixed_size is None
-                write_onnx(
-                    network,
-                    files[form],
-                    evidence.inputs[1],
-                    dynamic_size=dynamic,
-                    form=form,
-                    processor=session.job.processor,
-                )
-                progress(done + 1, len(forms))
+            files = export_candidates(
+                original,
+                Path(folder),
+                evidence.inputs[1],
+                dynamic_size=evidence.fixed_size is None,
+                processor=session.job.processor,
+                progress=progress,
+            )
         with terminal.progress("measuring") as progress:
-            modules = {_ORIGINAL: original, **{form: convert(session.model, form).eval() for form in FORMS}}
+            modules = eager_candidates(original)
             bench = measure(files, modules, x, provider=provider, threads=asked.threads, progress=progress)
     terminal.bench(bench)
     return bench
+
+
+def export_candidates(
+    original: nn.Module,
+    folder: Path,
+    example: Tensor,
+    *,
+    dynamic_size: bool = True,
+    processor: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Path]:
+    """The network as it is, and in every form, as ONNX files in ``folder``, by form."""
+    forms = (_ORIGINAL, *FORMS, AUTO)
+    files = {}
+    for done, form in enumerate(forms):
+        files[form] = folder / f"{form}.onnx"
+        network = original if form == _ORIGINAL else exportable(original, form)
+        write_onnx(network, files[form], example, dynamic_size=dynamic_size, form=form, processor=processor)
+        if progress is not None:
+            progress(done + 1, len(forms))
+    return files
+
+
+def eager_candidates(original: nn.Module) -> dict[str, nn.Module]:
+    """The network as it is, and in every form that PyTorch has, in eval mode, by form."""
+    return {_ORIGINAL: original, **{form: convert(original, form).eval() for form in FORMS}}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from ceconv_convert.api import chosen_row
 from ceconv_convert.checkpoint import Source, provenance
 from ceconv_convert.graph import Exported
 from ceconv_convert.modules import AUTO
-from ceconv_convert.rewrite import Plan, PlanRow, row_as_data
+from ceconv_convert.rewrite import Plan, row_as_data
 from ceconv_convert.verification import Evidence, Outputs, Verdict, run_module, verdict_summary
 
 _DEFAULT = "conv3d"
@@ -120,16 +121,3 @@ class Session:
         name, sha256 = self.source.path.name, self.source.sha256
         form = self.layers.form if form is None else form
         return provenance.record(name, sha256, form, map(row_as_data, rows), summary)
-
-
-def chosen_row(row: PlanRow, exported: Exported) -> PlanRow:
-    """The row with the form that the compiler chose for it, if it did.
-
-    A network inside a wrapper, as DataParallel's, is exported without it.
-    """
-    forms = {choice.layer: choice.form for choice in exported.compiled.choices}
-    for name in (row.name, *row.aliases):
-        for part in (name, name.partition(".")[2]):
-            if part in forms:
-                return replace(row, form=forms[part])
-    return row

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ceconv_convert.api import exportable, judge_onnx, write_judged_onnx
+from ceconv_convert.api import COMPILED, exportable, judge_onnx, write_judged_onnx
 from ceconv_convert.checkpoint import (
     Migrated,
     Staging,
@@ -47,7 +47,7 @@ def convert_and_write(
     for output in session.job.outputs if all(verdicts) else ():
         staged = staging.path_for(output)
         if output.suffix == ".onnx":
-            verdicts.append(_export(session, output, staged, terminal))
+            verdicts.append(_export(session, network, output, staged, terminal))
             if session.evidence.dtype in CONVOLVED:
                 found.runs[verdicts[-1].candidate] = OnnxRunner(staged)
         elif network is not None:
@@ -83,13 +83,16 @@ def _migrate(session: Session, network: nn.Module) -> Migrated | None:
     return migrated
 
 
-def _export(session: Session, output: Path, staged: Path, terminal: Terminal) -> Verdict:
+def _export(
+    session: Session, network: nn.Module | None, output: Path, staged: Path, terminal: Terminal
+) -> Verdict:
+    """Write an ``.onnx`` output; of ``network``, where the run has converted one to that form already."""
     job, evidence, model = session.job, session.evidence, session.model
     if evidence.dtype not in CONVOLVED:
         dtype = str(evidence.dtype).removeprefix("torch.")
         terminal.line(f"{output}: in float32, since ONNX Runtime's CPU provider does not convolve in {dtype}")
         with terminal.progress("running the original in float32"):
-            model = copy_model(model).float()
+            model, network = copy_model(model).float(), None
             evidence = gather(model, evidence.shape, seed=job.seed)
     opset = DEFAULT_OPSET if job.opset is None else job.opset
     form = job.onnx_form
@@ -98,7 +101,8 @@ def _export(session: Session, output: Path, staged: Path, terminal: Terminal) ->
         return session.record(verdict, form, exported)
 
     with terminal.progress("exporting to ONNX and running it"):
-        network = exportable(model, form)
+        if network is None or form in COMPILED:
+            network = exportable(model, form)
         exported, verdict = write_judged_onnx(
             evidence, network, staged, form=form, opset=opset, processor=job.processor, record=record
         )

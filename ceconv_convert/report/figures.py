@@ -16,7 +16,6 @@ _ORIGINAL = "#8a8f98"
 _CANDIDATES = ("#d9480f", "#1971c2", "#2b8a3e", "#9c36b5")
 _CURVES = ("#d9480f", "#1971c2", "#2b8a3e", "#9c36b5", "#e67700", "#0b7285")
 _TIMES = {"onnx": "#d9480f", "torch": "#1971c2"}
-_RUNTIMES = {"onnx": "ONNX Runtime", "torch": "PyTorch eager"}
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -96,11 +95,13 @@ def hue_wheel(hue: Mapping[str, Any], what: str) -> str:
 
 def timing_bars(bench: Mapping[str, Any]) -> str:
     """A bar a candidate, its median time; the dark part is what its multiplications alone would take."""
+    from ceconv_convert.bench import RUNTIMES  # it brings torch along
+
     rows = bench["rows"]
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": "times"}):
         figure = Figure(figsize=(9.5, 0.42 * len(rows) + 0.8), layout="constrained")
         axes = figure.add_subplot()
-        names = [f"{row['name']}, {_RUNTIMES[row['runtime']]}" for row in rows]
+        names = [f"{row['name']}, {RUNTIMES[row['runtime']]}" for row in rows]
         places = list(range(len(rows)))
         times = [1e3 * row["seconds"] for row in rows]
         colors = [_ORIGINAL if row["name"] == "original" else _TIMES[row["runtime"]] for row in rows]

@@ -22,6 +22,8 @@ def render(report: Report) -> str:
     )
     environment.filters["error"] = _error
     environment.filters["size"] = _size
+    from ceconv_convert.bench import RUNTIMES  # it brings torch along
+
     found: dict[str, Any] = dict(report)
     errors = error_per_layer(found["verdicts"])
     hue = found["hue"]
@@ -31,6 +33,7 @@ def render(report: Report) -> str:
         errors=None if errors is None else Markup(errors),  # noqa: S704 (made by matplotlib, which escapes)
         wheels={what: Markup(hue_wheel(hue, what)) for what in wheels},  # noqa: S704
         rows=_rows(found),
+        runtimes=RUNTIMES,
         times=None if found["bench"] is None else Markup(timing_bars(found["bench"])),  # noqa: S704
     )
 

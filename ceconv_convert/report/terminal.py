@@ -7,7 +7,7 @@ What needs torch is imported where it is used, so that the terminal can say some
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,13 +62,7 @@ class Terminal:
 
         if self._quiet:
             return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in HEADINGS:
-            table.add_column(heading, justify="right" if heading in _RIGHT else "left", no_wrap=True)
-        for row in plan:
-            table.add_row(*map(Text, row_as_cells(row)), style="red" if row.refusal else None)
-        # A narrow terminal wraps a long row; cutting it would lose what it says.
-        _Console(highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
+        self._table(HEADINGS, _RIGHT, ((row_as_cells(row), "red" if row.refusal else None) for row in plan))
         for refusal in refusals(plan):
             self._out.print(Text(refusal, style="red"))
         self.line(totals(plan))
@@ -79,19 +73,30 @@ class Terminal:
 
         if self._quiet:
             return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for index, heading in enumerate(HEADINGS):
-            table.add_column(heading, justify="right" if index else "left", no_wrap=True)
         fastest = {
             runtime: min(row.seconds for row in bench.rows if row.runtime == runtime)
             for runtime in {row.runtime for row in bench.rows}
         }
-        for row in bench.rows:
-            best = row.seconds == fastest[row.runtime]
-            table.add_row(*map(Text, row_as_texts(row)), style="bold" if best else None)
-        _Console(highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
+        rows = (
+            (row_as_texts(row), "bold" if row.seconds == fastest[row.runtime] else None) for row in bench.rows
+        )
+        self._table(HEADINGS, HEADINGS[1:], rows)
         for line in bench_as_lines(bench):
             self.line(line)
+
+    def _table(
+        self,
+        headings: Sequence[str],
+        right: Collection[str],
+        rows: Iterable[tuple[Sequence[str], str | None]],
+    ) -> None:
+        """Rows with their styles. A narrow terminal wraps a long one; cutting it would lose what it says."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in headings:
+            table.add_column(heading, justify="right" if heading in right else "left", no_wrap=True)
+        for cells, style in rows:
+            table.add_row(*map(Text, cells), style=style)
+        _Console(highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
 
     def verdict(self, *verdicts: Verdict) -> None:
         """The one verdict line; the only thing that ``--quiet`` lets through."""

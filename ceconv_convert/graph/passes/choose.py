@@ -17,7 +17,7 @@ from ceconv_convert.graph.dialect import DOMAIN, PLANES_LAYER, Layer, is_dialect
 from ceconv_convert.graph.passes import costs
 from ceconv_convert.graph.passes.costs import Shape, up_to
 from ceconv_convert.graph.passes.form_regions import planes_of
-from ceconv_convert.kernel import hue
+from ceconv_convert.kernel import fourier, hue
 from ceconv_convert.kernel.spec import KernelSpec
 
 _ROUNDS = 6
@@ -67,13 +67,14 @@ class _Site:
     source: _Class | None
     target: _Class
     sharing: int
+    forms: list[str]
 
 
 def applicable(spec: KernelSpec) -> list[str]:
     """The forms that a layer can be written in, exactly."""
     if spec.kind == "lifting":
         return ["direct", "hue"] if hue.applies(spec) else ["direct"]
-    return ["direct", "fourier"] if spec.in_rotations == spec.out_rotations >= 2 else ["direct"]
+    return ["direct", "fourier"] if fourier.applies(spec) else ["direct"]
 
 
 def choose(graph: ir.Graph, *, form: str, block: int) -> list[Choice]:
@@ -86,11 +87,11 @@ def choose(graph: ir.Graph, *, form: str, block: int) -> list[Choice]:
     """
     classes = _classes(graph)
     sites = [
-        _Site(node, layer_of(node), _class_of(classes, node), classes[node.outputs[0]], _sharing(node))
+        _site(node, _class_of(classes, node), classes[node.outputs[0]])
         for node in graph
         if is_dialect(node, PLANES_LAYER)
     ]
-    roots = list({id(found): found for found in (c.root() for c in classes.values())}.values())
+    roots = list(dict.fromkeys(found.root() for found in classes.values()))
     for site in sites:
         for end in (site.source, site.target):
             if end is not None:
@@ -104,12 +105,17 @@ def choose(graph: ir.Graph, *, form: str, block: int) -> list[Choice]:
         best = min(estimates, key=lambda name: estimates[name])
         site.node.meta["form"] = best
         channels = (site.layer.spec.in_channels if site.source is None else site.source.root().aligned,)
-        forced = form != "auto" and len(applicable(site.layer.spec)) > 1
+        forced = form != "auto" and len(site.forms) > 1
         everything = _estimates(site, "auto", block)
         choices.append(
             Choice(site.layer.name, best, (*channels, site.target.root().aligned), everything, forced)
         )
     return choices
+
+
+def _site(node: ir.Node, source: _Class | None, target: _Class) -> _Site:
+    layer = layer_of(node)
+    return _Site(node, layer, source, target, _sharing(node), applicable(layer.spec))
 
 
 def _class_of(classes: Mapping[ir.Value, _Class], node: ir.Node) -> _Class | None:
@@ -119,12 +125,11 @@ def _class_of(classes: Mapping[ir.Value, _Class], node: ir.Node) -> _Class | Non
 
 
 def _sharing(node: ir.Node) -> int:
-    """The layers that take what this one takes, it among them."""
+    """The layers that could take one transform of what this one takes, it among them."""
     value = node.inputs[0]
     takers = () if value is None else value.consumers()
-    rotations = layer_of(node).spec.in_rotations
     layers = [layer_of(taker).spec for taker in takers if is_dialect(taker, PLANES_LAYER)]
-    return max(1, sum(spec.in_rotations == spec.out_rotations == rotations for spec in layers))
+    return max(1, sum(fourier.applies(spec) for spec in layers))
 
 
 def _classes(graph: ir.Graph) -> dict[ir.Value, _Class]:
@@ -180,7 +185,6 @@ def _cost(site: _Site, form: str, block: int) -> float:
 def _estimates(site: _Site, form: str, block: int) -> dict[str, float]:
     """The cost of every form that is allowed."""
     spec = site.layer.spec
-    names = applicable(spec)
     shape = Shape(
         spec.in_channels if site.source is None else site.source.root().aligned,
         site.target.root().aligned,
@@ -188,15 +192,15 @@ def _estimates(site: _Site, form: str, block: int) -> dict[str, float]:
         spec.out_rotations,
         math.prod(spec.kernel_size),
         math.prod(site.layer.size),
-        math.prod(site.layer.out_size),
+        math.prod(spec.out_size(site.layer.size)),
         site.sharing,
     )
     found = {"direct": costs.direct(shape, block)}
-    if "fourier" in names:
+    if "fourier" in site.forms:
         if form == "fourier":
             return {"fourier": costs.fourier(shape, block)}
         if site.layer.dtype == torch.float32:
             found["fourier"] = costs.fourier(shape, block)
-    if "hue" in names:
+    if "hue" in site.forms:
         found["hue"] = costs.hue(shape, block)
     return found

@@ -132,7 +132,7 @@ def hue(shape: Shape, block: int) -> float:
     """A lifting layer as three kernels a channel and a transform."""
     values = shape.channels_out * shape.pixels_out
     multiplied = convolution(1, shape.channels_in, PARTS * shape.channels_out, shape, block)
-    moved = _moved((2 * PARTS + PARTS + shape.rotations_out) * values, block)
+    moved = _moved((3 * PARTS + shape.rotations_out) * values, block)
     return multiplied + PARTS * shape.rotations_out * values + moved + 2 * PER_NODE
 
 

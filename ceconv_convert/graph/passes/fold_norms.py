@@ -26,8 +26,14 @@ def fold_norms(graph: ir.Graph) -> int:
 
 def _fold(norm: ir.Node) -> bool:
     numbers = [constant(value) for value in norm.inputs[1:5]]
-    found = _layers_before(norm.inputs[0])
-    if found is None or any(array is None for array in numbers) or any(o.uses() for o in norm.outputs[1:]):
+    value = norm.inputs[0]
+    found = _layers_before(value)
+    if (
+        value is None
+        or found is None
+        or any(array is None for array in numbers)
+        or any(o.uses() for o in norm.outputs[1:])
+    ):
         return False
     gamma, beta, mean, variance = (torch.from_numpy(np.asarray(a, dtype=np.float64)) for a in numbers)
     epsilon = norm.attributes.get("epsilon")
@@ -37,9 +43,6 @@ def _fold(norm: ir.Node) -> bool:
         return False  # a summand that is broadcast over the channels
     for index, node in enumerate(found):
         node.meta["layer"] = _scaled(layer_of(node), scale, shift if index == 0 else torch.zeros_like(shift))
-    value = norm.inputs[0]
-    if value is None:
-        return False
     replace(norm, value)
     return True
 

@@ -77,14 +77,19 @@ def _enter(node: ir.Node) -> None:
     layer, (x,) = layer_of(node), node.inputs
     spec = layer.spec
     if spec.kind == "cyclic":  # an image is planes of one rotation already
-        x = insert(node, TO_PLANES, [x], domain=DOMAIN)
-        x.meta["planes"] = Planes(spec.in_channels, spec.in_rotations)
+        x = _entrance(node, x, Planes(spec.in_channels, spec.in_rotations))
     y = insert(node, PLANES_LAYER, [x], domain=DOMAIN)
     y.meta["planes"] = Planes(spec.out_channels, spec.out_rotations)
     core = y.producer()
     if core is not None:
         core.meta["layer"] = layer
     replace(node, _leave(node, y, flat=False))
+
+
+def _entrance(before: ir.Node, x: ir.Value | None, kind: Planes) -> ir.Value:
+    planes = insert(before, TO_PLANES, [x], domain=DOMAIN)
+    planes.meta["planes"] = kind
+    return planes
 
 
 def _leave(before: ir.Node, planes: ir.Value, *, flat: bool, like: ir.Value | None = None) -> ir.Value:
@@ -185,8 +190,7 @@ def _elementwise(node: ir.Node) -> bool:
         inputs.append(value)
         entered.append((index, value))
     for index, value in entered:
-        inputs[index] = insert(node, TO_PLANES, [value], domain=DOMAIN)
-        inputs[index].meta["planes"] = kind  # type: ignore[union-attr]
+        inputs[index] = _entrance(node, value, kind)
     return _through(node, inputs, kind, flat=flat)
 
 

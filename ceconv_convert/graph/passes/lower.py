@@ -20,6 +20,8 @@ from ceconv_convert.graph.passes.views import FLAT, SPLIT, Views
 from ceconv_convert.graph.passes.write_layers import fill, write_layer
 
 _FLAT_ONLY = frozenset(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization"))
+_VARIANCE = 4
+"""The input of a norm that is filled up with ones: it is divided by."""
 _SWAP = [0, 2, 1, 3, 4]
 """Rotations and channels change places."""
 _WINDOWS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 2}
@@ -60,7 +62,7 @@ def _aligned(value: ir.Value | None) -> tuple[ir.Value, Planes, int]:
 
 
 def _to_planes(graph: ir.Graph, node: ir.Node) -> ir.Value:
-    x, _ = node.inputs[0], node
+    x = node.inputs[0]
     _, kind, aligned = _aligned(node.outputs[0])
     missing = aligned - kind.channels
     if missing and x is not None:
@@ -129,16 +131,20 @@ def _on_planes(graph: ir.Graph, node: ir.Node, views: Views) -> ir.Value:
         elif planes_of(each) is not None:
             inputs.append(_viewed(node, each, views, rank))
         elif node.op_type == "BatchNormalization" and index:
-            inputs.append(_filled(graph, each, (1, 1, kind.channels, 1, 1), kind, aligned, index == 4, FLAT))
+            inputs.append(
+                _filled(
+                    graph, each, (1, 1, kind.channels, 1, 1), kind, aligned, FLAT, float(index == _VARIANCE)
+                )
+            )
         else:
             inputs.append(_constant_input(graph, each, kind, aligned, rank))
     made = insert(node, node.op_type, inputs)
     producer = made.producer()
     if producer is not None:
         producer.attributes.update(attributes)
-    several = len({views.size_source(each) for each in node.inputs if planes_of(each) is not None}) > 1
+    sizes = {views.size_source(each) for each in node.inputs if each is not None and planes_of(each)}
     same = (
-        not several
+        len(sizes) == 1
         and node.op_type not in _FLAT_ONLY - {"BatchNormalization"}
         and not node.op_type.startswith("Reduce")
     )
@@ -155,13 +161,12 @@ def _viewed(node: ir.Node, value: ir.Value, views: Views, rank: int) -> ir.Value
 def _constant_input(graph: ir.Graph, value: ir.Value, kind: Planes, aligned: int, rank: int) -> ir.Value:
     """A number as it is; numbers for each channel in the order of the planes."""
     numbers = constant(value)
-    if (
-        numbers is not None and numbers.size == 1 and numbers.ndim > 1
-    ):  # its rank must not raise that of planes
+    if numbers is not None and numbers.size == 1 and numbers.ndim > 1:
+        # Its rank must not raise that of planes.
         return add_constant(graph, f"{value.name}_number", numbers.reshape(1))
     if numbers is None or numbers.ndim != SPLIT:
         return value
-    return _filled(graph, value, numbers.shape, kind, aligned, False, rank)
+    return _filled(graph, value, numbers.shape, kind, aligned, rank)
 
 
 def _filled(
@@ -170,21 +175,18 @@ def _filled(
     shape: tuple[int, ...],
     kind: Planes,
     aligned: int,
-    with_ones: bool,
     rank: int,
+    further: float = 0.0,
 ) -> ir.Value:
-    """``[1, N or 1, C, 1, 1]``, filled up with zeros or ones, for planes of a rank; flat for norms."""
+    """``[1, N or 1, C, 1, 1]``, filled up with ``further``, for planes of a rank; flat for norms."""
     numbers = constant(value)
     if numbers is None:
         raise ValueError(f"{value.name} is no constant")
     full = torch.from_numpy(np.array(numbers)).reshape(shape)
-    extra = fill(torch.zeros_like(full) if with_ones else full, 2, aligned)
-    if with_ones:
-        extra = torch.ones_like(extra)
-        extra[:, :, : kind.channels] = full
+    full = fill(full, 2, aligned, further)
     if rank == FLAT:
-        extra = extra.expand(-1, kind.rotations, -1, -1, -1).flatten(1, 2)
-    result: Array = (extra.flatten() if numbers.ndim == 1 else extra).numpy()
+        full = full.expand(-1, kind.rotations, -1, -1, -1).flatten(1, 2)
+    result: Array = (full.flatten() if numbers.ndim == 1 else full).numpy()
     return add_constant(graph, f"{value.name}_aligned", result)
 
 

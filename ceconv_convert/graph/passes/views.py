@@ -26,16 +26,16 @@ class Views:
         """Say in which rank a value of planes is; and which value has its height and width, if one has."""
         self._ranks[value] = rank
         if as_large_as is not None:
-            self._same[value] = self._same.get(as_large_as, as_large_as)
+            self._same[value] = self.size_source(as_large_as)
         return value
 
     def rank(self, value: ir.Value) -> int:
         """The rank that a value of planes was made in; an image is flat."""
         return self._ranks.get(value, FLAT)
 
-    def size_source(self, value: ir.Value | None) -> ir.Value | None:
+    def size_source(self, value: ir.Value) -> ir.Value:
         """The value that has the height and width of ``value``, as far as is known."""
-        return None if value is None else self._same.get(value, value)
+        return self._same.get(value, value)
 
     def flat(self, before: ir.Node, value: ir.Value, planes: int) -> ir.Value:
         """``[B, planes, H, W]``."""
@@ -55,7 +55,7 @@ class Views:
         return self._made[key]
 
     def _size(self, before: ir.Node, value: ir.Value) -> ir.Value:
-        source = self._same.get(value, value)
+        source = self.size_source(value)
         if source not in self._sizes:
             # Of the value at hand: what has the same size may lie behind, in another form.
             self._sizes[source] = insert(before, "Shape", [value], {"start": self.rank(value) - 2})

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ceconv_convert.graph.dialect import Layer, layer_of
@@ -22,7 +21,7 @@ from ceconv_convert.graph.passes.form_regions import planes_of
 from ceconv_convert.graph.passes.tools import Array, Attributes, add_constant, insert
 from ceconv_convert.graph.passes.views import FLAT, SPLIT, Views
 from ceconv_convert.kernel.expand import expand
-from ceconv_convert.kernel.fourier import transform_of, transform_weight
+from ceconv_convert.kernel.fourier import transform_bias, transform_of, transform_weight
 from ceconv_convert.kernel.hue import PARTS, hue_transform, hue_weight
 
 
@@ -120,9 +119,8 @@ def _fourier(context: Context, x: ir.Value, transformed: dict[tuple[ir.Value, in
     weight = torch.unflatten(transform_weight(spec.weight), 0, (products, -1))  # [m, O, I, kh, kw]
     weight = fill(fill(weight, 1, channels_out), 2, channels_in).flatten(0, 1)
     bias = None
-    if spec.bias is not None:  # to the product of frequency 0, which all rotations have alike
-        zero = fill(spec.bias, 0, channels_out) / transform.inverse[0, 0]
-        bias = F.pad(zero, (0, (products - 1) * channels_out))
+    if spec.bias is not None:
+        bias = transform_bias(fill(spec.bias, 0, channels_out), transform.inverse)
     y = context.convolve(transformed[x, rotations], weight, bias, products)
     views.give(y, FLAT, as_large_as=x if context.keeps_size else None)
     return context.mix("inverse", views.split(node, y, products, channels_out), transform.inverse)
@@ -133,14 +131,14 @@ def _hue(context: Context, x: ir.Value) -> ir.Value:
     weight = fill(torch.unflatten(hue_weight(spec), 0, (PARTS, -1)), 1, channels_out).flatten(0, 1)
     bias = None
     if spec.bias is not None:  # to the grey part, which all rotations have alike
-        bias = F.pad(fill(spec.bias, 0, channels_out), (0, (PARTS - 1) * channels_out))
+        bias = fill(fill(spec.bias, 0, channels_out), 0, PARTS * channels_out)
     y = views.give(context.convolve(x, weight, bias, 1), FLAT, as_large_as=x if context.keeps_size else None)
     split = views.split(context.node, y, PARTS, channels_out)
     return context.mix("inverse", split, hue_transform(spec.out_rotations))
 
 
-def fill(numbers: Tensor, axis: int, size: int) -> Tensor:
-    """Zeros behind ``numbers`` along an axis, up to ``size``.
+def fill(numbers: Tensor, axis: int, size: int, value: float = 0.0) -> Tensor:
+    """Zeros, or another ``value``, behind ``numbers`` along an axis, up to ``size``.
 
     >>> fill(torch.ones(2), 0, 3).tolist()
     [1.0, 1.0, 0.0]
@@ -148,5 +146,5 @@ def fill(numbers: Tensor, axis: int, size: int) -> Tensor:
     missing = size - numbers.shape[axis]
     if not missing:
         return numbers
-    zeros = numbers.new_zeros([missing if i == axis else n for i, n in enumerate(numbers.shape)])
-    return torch.cat([numbers, zeros], dim=axis)
+    shape = [missing if i == axis else n for i, n in enumerate(numbers.shape)]
+    return torch.cat([numbers, numbers.new_full(shape, value)], dim=axis)
