@@ -94,7 +94,7 @@ def _parse_arguments(
 @click.option(
     "--processor",
     type=click.Choice(["avx2", "avx512"]),
-    help="What the forms auto and fourier of .onnx files are fitted to; they run on all.  [default: this]",
+    help="What auto and fourier .onnx files are fitted to; they run on all.  [default: this machine's]",
 )
 @click.option(
     "--allow",
@@ -242,7 +242,8 @@ def main() -> None:
             with contextlib.suppress(OSError):  # a stream that is open for reading too
                 stream.reconfigure(errors="replace")  # a terminal without → is no reason to fail
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        signal.signal(number, _stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
     try:
         code = _run()
         sys.stdout.flush()

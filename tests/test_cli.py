@@ -395,8 +395,11 @@ STOPPED = """
 import os, signal, sys
 from ceconv_convert import cli
 from ceconv_convert.pipeline import work
+signal.signal({number}, {before})
+save = work.save_module
 def stop(*arguments, **options):
     os.kill(os.getpid(), {number})
+    return save(*arguments, **options)
 work.save_module = stop
 sys.argv = ["ceconv-convert", {model!r}, "-o", "out.pt"]
 cli.main()
@@ -450,10 +453,20 @@ def test_links_that_go_in_a_circle_or_nowhere(run, folder):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_leaves_nothing_behind(folder, name):
     number = signal.Signals[name].value
-    finished = python("-c", STOPPED.format(number=number, model=str(GOLDEN_SEQUENTIAL)))
+    before = "signal.default_int_handler" if name == "SIGINT" else "signal.SIG_DFL"
+    finished = python("-c", STOPPED.format(number=number, model=str(GOLDEN_SEQUENTIAL), before=before))
     assert finished.returncode == 128 + number
     assert "Traceback" not in finished.stderr
     assert names(folder) == []
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_an_ignored_signal_stays_ignored(folder, name):
+    """As under nohup, and as shells do with what they start in the background."""
+    number = signal.Signals[name].value
+    script = STOPPED.format(number=number, model=str(GOLDEN_SEQUENTIAL), before="signal.SIG_IGN")
+    assert python("-c", script).returncode == 0
+    assert names(folder) == ["out.pt"]
 
 
 def test_a_network_that_ends_in_decisions_converts(run, folder):
