@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from ceconv_convert.checkpoint import Staging, load, migrate_checkpoint, migrate_state_dict, provenance
-from ceconv_convert.errors import NothingToConvertError, VerificationError
+from ceconv_convert.errors import NothingToConvertError, SpecError, VerificationError
 from ceconv_convert.graph import (
     DEFAULT_OPSET,
     Exported,
@@ -19,11 +19,12 @@ from ceconv_convert.graph import (
     SymbolicLayer,
     check_dtype,
     check_file,
+    folded_layers,
     values_of,
     write_metadata,
     write_onnx,
 )
-from ceconv_convert.modules import AUTO, CIRCULAR, copy_model, replace_modules
+from ceconv_convert.modules import AUTO, CIRCULAR, FORMS, copy_model, replace_modules
 from ceconv_convert.rewrite import PlanRow, convert, plan, replace_layers, row_as_data
 from ceconv_convert.verification import (
     Evidence,
@@ -129,15 +130,11 @@ def export_onnx(
         OutputError: where the file exists or cannot be written.
         ConversionError: as ``convert`` and ``verify`` do.
     """
+    if form not in (AUTO, *FORMS):
+        raise SpecError(f"form is one of {', '.join((AUTO, *FORMS))}; found {form!r}")
     with Staging(force=force) as staging:
         staged = staging.path_for(Path(path))
-        layers = plan(model, form)
-        try:
-            converted = exportable(model, form)
-        except NothingToConvertError:
-            if not layers.converted:
-                raise
-            converted = model
+        layers, converted = plan(model, form), exportable(model, form)
         evidence = gather(model, input_shape, seed=seed)
 
         def record(verdict: Verdict, exported: Exported) -> provenance.Record:
@@ -156,10 +153,18 @@ def export_onnx(
 def exportable(model: nn.Module, form: str) -> nn.Module:
     """What an ``.onnx`` file of that form is exported from: layers to be compiled, or converted ones.
 
-    Layers that are circular already have the same weight in another layout, and are compiled too.
+    Layers that are circular already have the same weight in another layout, and are compiled too; a network
+    that is converted otherwise stays what it is.
     """
-    if form not in COMPILED:
-        return convert(model, form)
+    try:
+        return _compilable(model, form) if form in COMPILED else convert(model, form)
+    except NothingToConvertError:
+        if not plan(model, form).converted:
+            raise
+        return model
+
+
+def _compilable(model: nn.Module, form: str) -> nn.Module:
     found = copy_model(model)
     circular = [layer for layer in found.modules() if isinstance(layer, CIRCULAR)]
     found = replace_modules(found, {layer: SymbolicLayer(layer.to_spec()) for layer in circular})
@@ -176,11 +181,12 @@ def chosen_row(row: PlanRow, exported: Exported) -> PlanRow:
 
     A network inside a wrapper, as DataParallel's, is exported without it.
     """
-    forms = {choice.layer: choice.form for choice in exported.compiled.choices}
+    chosen = exported.compiled.choices
     for name in (row.name, *row.aliases):
         for part in (name, name.partition(".")[2]):
-            if part in forms:
-                return replace(row, form=forms[part])
+            forms = dict.fromkeys(choice.form for choice in chosen if choice.layer == part)
+            if forms:  # more than one where it is called more than once
+                return replace(row, form=", ".join(forms))
     return row
 
 
@@ -230,7 +236,7 @@ def _write_and_judge(
         check_file(path)
         fixed = judge_onnx(evidence.at_one_size(), path, progress=progress)
         if fixed.passed:
-            reason = f"since with dynamic ones the exported file is wrong: {verdict.problem}"
+            reason = f"since with dynamic ones the verdict fails: {verdict.problem}"
             return replace(again, reason=reason), fixed
     return exported, verdict
 
@@ -238,7 +244,8 @@ def _write_and_judge(
 def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:
     """Judge an ONNX file in ONNX Runtime: its outputs, and its values along the network."""
     run = OnnxRunner(path)
-    steps = evidence.walk.compare_values(values_of(path, evidence.walk.input))
+    values = values_of(path, evidence.walk.input)
+    steps = evidence.walk.compare_values(values, folded=folded_layers(run.texts))
     symmetries = symmetries_of(evidence.turn, run) if isinstance(evidence.turn, Turn) else []
     candidate = f"{path.name} in ONNX Runtime"
     return judge(evidence, run, candidate, steps=steps, symmetries=symmetries, progress=progress)

@@ -11,10 +11,20 @@ from torch import nn
 
 from ceconv_convert import CEConv2d, convert
 from ceconv_convert.api import exportable
-from ceconv_convert.bench import bench_as_data, measure, provider_named, row_as_texts
+from ceconv_convert.bench import (
+    Bench,
+    Row,
+    bench_as_data,
+    bench_as_lines,
+    measure,
+    provider_named,
+    row_as_texts,
+)
+from ceconv_convert.bench.probe import probe
+from ceconv_convert.bench.providers import check_provider
 from ceconv_convert.bench.timing import interleave
 from ceconv_convert.errors import BenchError
-from ceconv_convert.graph import multiplications, write_onnx
+from ceconv_convert.graph import OnnxRunner, multiplications, write_onnx
 from tests.support import shake, small_network
 from tests.test_cli import folder, run  # noqa: F401
 
@@ -91,6 +101,77 @@ def test_what_is_wrong_shows(tmp_path):
     assert [row.error > 1e-3 for row in bench.rows] == [False, True]
 
 
+class Outputs(nn.Module):
+    """Outputs of a function of the features."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.layer, self.function = CEConv2d(1, 3, 3, 4, 3), function
+
+    def forward(self, x):
+        return self.function(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: (None, y),
+        lambda y: {"aux": [None], "all": y.amax(2)},
+        lambda y: y > 0,
+        lambda y: y.argmax(1),
+        lambda y: 0 * y,
+    ],
+    ids=["none first", "nested", "bools", "integers", "zeros"],
+)
+def test_whatever_a_network_gives(function):
+    torch.manual_seed(0)
+    modules = {"original": Outputs(function).eval()}
+    modules["conv3d"] = convert(modules["original"])
+    bench = measure({}, modules, torch.randn(1, 3, 8, 8), provider="CPUExecutionProvider")
+    assert all(row.error < 1e-6 for row in bench.rows)
+    assert all(row.low <= row.seconds <= row.high for row in bench.rows)
+
+
+def test_every_output_counts_and_what_is_not_finite_is_null():
+    torch.manual_seed(0)
+    modules = {"original": Outputs(lambda y: (y, y.amax(2))).eval()}
+    modules["wrong"] = Outputs(lambda y: (y, 1000 * y.amax(2))).eval()
+    modules["infinite"] = Outputs(lambda y: (y, y.amax(2) / 0)).eval()
+    for module in modules.values():
+        module.load_state_dict(modules["original"].state_dict())
+    bench = measure({}, modules, torch.randn(1, 3, 8, 8), provider="CPUExecutionProvider")
+    assert [row.error > 100 for row in bench.rows] == [False, True, True]
+    data = json.loads(json.dumps(bench_as_data(bench), allow_nan=False))
+    assert [row["error"] is None for row in data["rows"]] == [False, False, True]
+
+
+def test_what_cannot_be_measured_is_said(tmp_path, monkeypatch):
+    def refusing(y):
+        if len(y) > 2:
+            raise RuntimeError("batch too large\nat some line")
+        return y
+
+    x = torch.randn(3, 3, 8, 8)
+    with pytest.raises(BenchError, match="measured on 3×3×8×8: batch too large$"):
+        measure({}, {"original": Outputs(refusing)}, x, provider="CPUExecutionProvider")
+    write_onnx(convert(Outputs(lambda y: y)), tmp_path / "a.onnx", torch.randn(2, 3, 8, 8))
+    with pytest.raises(RuntimeError, match="nvalid"):
+        probe(tmp_path / "a.onnx", "CPUExecutionProvider", 1, (1, 5, 8, 8))
+    monkeypatch.setattr(OnnxRunner, "provider", "CPUExecutionProvider")
+    with pytest.raises(BenchError, match="CUDAExecutionProvider does not load here: ONNX Runtime took CPU"):
+        check_provider("CUDAExecutionProvider", OnnxRunner(tmp_path / "a.onnx").provider)
+
+
+def test_busy_machines_are_noticed():
+    row = Row("auto", "onnx", 2e-3, 1e-3, 4e-3, 9, 1.0, 0.0)
+    steady = Row("conv3d", "onnx", 2e-3, 1.9e-3, 2.1e-3, 9, 1.0, 0.0)
+    lines = bench_as_lines(Bench((1, 3, 8, 8), 2, "CPUExecutionProvider", "a processor", 1e11, (row, steady)))
+    assert [line for line in lines if "something else" in line] == [
+        "auto, ONNX Runtime: a quarter of its runs took more than 4.00 ms, another less than 1.00 ms: "
+        "something else may run on this machine"
+    ]
+
+
 def test_providers():
     assert provider_named("CPU") == provider_named("CPUExecutionProvider") == "CPUExecutionProvider"
     with pytest.raises(BenchError, match=r"no execution provider 'warp'; it has: .*cpu"):
@@ -122,9 +203,16 @@ def test_the_command_line_measures_and_reports(run, folder):  # noqa: F811
         (["a.pt", "--batch", "2"], "are of --bench"),
         (["a.pt", "--threads", "2"], "are of --bench"),
         (["a.pt", "--processor", "avx2"], "--processor is of an .onnx output"),
+        (["a.pt", "--form", "conv2d", "-o", "b.onnx", "--processor", "avx2"], "of the form auto or fourier"),
+        (["a.pt", "--bench", "--form", "auto"], "--form auto is of .onnx outputs, and there is none"),
+        (["a.pt", "--bench", "--quiet"], "give --bench a --report"),
+        (["a.pt", "--bench", "--threads", "10000"], "10000 threads were asked for, and"),
+        (["a.pt", "--bench", "--batch", "1000000000"], "a batch of 1000000000 cannot be made"),
+        (["a.pt", "--seed", str(2**63)], "is not in the range"),
         (["a.pt", "--bench", "--dry-run"], "converts first"),
         (["a.pt", "--bench", "--batch", "0"], "0 is not in the range"),
         (["a.pt", "--bench", "--provider", "warp"], "no execution provider 'warp'"),
+        (["a.pt", "--bench", "--provider", "azure"], "no execution provider 'azure'"),
         (["a.pt", "--form", "auto", "-o", "b.pt"], "--form auto is of .onnx outputs, and b.pt is none"),
     ],
 )

@@ -406,6 +406,14 @@ cli.main()
 """
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a shell's redirection")
+def test_closed_streams_do_not_reach_into_outputs(folder):
+    command = f"exec {sys.executable} -m ceconv_convert '{GOLDEN_SEQUENTIAL}' -o a.onnx <&- >&- 2>&-"
+    assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == 0
+    assert names(folder) == ["a.onnx"]
+    onnx.checker.check_model("a.onnx")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the device of Linux")
 @pytest.mark.parametrize("option", ["--dry-run", "--help"])
 def test_a_terminal_that_takes_nothing_is_said(option):
@@ -540,7 +548,7 @@ def test_every_output_says_where_it_comes_from(run, folder):
     assert run(COLOR_DIGITS, *(x for name in outputs for x in ("-o", name)))[0] == 0
     with safe_open("b.safetensors", "pt") as file:
         beside = json.loads(file.metadata()["ceconv_convert"])
-    (entry,) = onnx.load("c.onnx").metadata_props
+    (entry,) = (prop for prop in onnx.load("c.onnx").metadata_props if prop.key == "ceconv_convert")
     within = json.loads(entry.value)
     attribute = load("a.pt").ceconv_convert
     onnx.checker.check_model("c.onnx", full_check=True)

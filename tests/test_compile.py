@@ -25,6 +25,7 @@ EPS = torch.finfo(torch.float32).eps
 NETWORKS = {
     "small": (small_network, (3, 32, 32)),
     "even": (lambda: small_network(rotations=6), (3, 32, 32)),
+    "pairs": (lambda: ResNet(BasicBlock, [1, 1, 1], [9, 20, 24], 4, 10, True), (3, 32, 32)),
     "basic": (lambda: ResNet(BasicBlock, [1, 2, 1], [5, 6, 7], 4, 3, True, separable=True), (3, 32, 32)),
     "large": (lambda: ResNet(BasicBlock, [1, 1, 1, 1], [17, 8, 9, 24], 4, 3, True), (3, 64, 64)),
     "bottleneck": (lambda: ResNet(Bottleneck, [1, 1, 1], [4, 4, 4], 4, 4, False), (3, 32, 32)),
@@ -266,6 +267,27 @@ def test_few_channels_stay_direct_and_many_do_not(tmp_path):
     made = written(tmp_path / "b.onnx", model, shape=(3, 64, 64))
     assert [choice.form for choice in made.compiled.choices] == ["direct", "fourier", "fourier"]
     assert "direct: 0 (no other form is exact)" in choices_as_lines(made.compiled.choices)
+
+
+@pytest.mark.parametrize(
+    ("processor", "channels", "aligned", "form"),
+    [
+        ("avx512", 20, 24, "fourier pairs"),
+        ("avx512", 32, 32, "fourier"),
+        ("avx2", 20, 20, "fourier pairs"),
+        ("avx2", 24, 24, "fourier"),
+    ],
+)
+def test_pairs_where_blocks_would_be_half_filled(tmp_path, processor, channels, aligned, form):
+    torch.manual_seed(0)
+    layers = [CEConv2d(10, 10, channels, channels, 3, padding="same", separable=False) for _ in range(2)]
+    model = shake(nn.Sequential(CEConv2d(1, 10, 3, channels, 3, padding="same"), *layers)).eval()
+    made = written(tmp_path / "a.onnx", model, shape=(3, 64, 64), processor=processor)
+    *_, last = made.compiled.choices
+    assert (last.form, last.channels) == (form, (aligned, aligned))
+    x = torch.randn(2, 3, 31, 28)
+    check_exact(model, in_onnx_runtime(tmp_path / "a.onnx"), x)
+    check_exact(model, in_openvino(tmp_path / "a.onnx"), x, roundings=64)
 
 
 def test_the_compiler_can_be_caught_in_a_lie(tmp_path, monkeypatch):

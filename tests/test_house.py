@@ -23,7 +23,7 @@ BELOW = {
     "graph": {"modules", "kernel", "errors"},
     "rewrite": {"read", "modules", "kernel", "errors"},
     "verification": {"read", "modules", "kernel", "errors"},
-    "bench": {"graph", "errors"},
+    "bench": {"graph", "verification", "errors"},
     "api": {"checkpoint", "rewrite", "verification", "graph", "modules", "errors"},
     "pipeline": {
         "api",
@@ -36,7 +36,8 @@ BELOW = {
         "report",
         "errors",
     },
-    "cli": {"pipeline", "report", "errors", "__version__"},
+    "command": {"pipeline", "report", "errors", "__version__"},
+    "cli": {"command", "errors"},
     "__main__": {"cli"},
     "__init__": {"api", "layers", "errors"},
 }

@@ -244,11 +244,18 @@ def test_every_field_is_known_to_the_forms_test():
     assert {field.name for field in fields(KernelSpec)} == set(CHANGES) | {"kind", "in_rotations"}
 
 
-@pytest.mark.parametrize("rotations", range(2, 25))
-def test_the_fourier_products_are_the_cyclic_correlation(rotations):
-    transform = transform_of(rotations)
-    assert transform.products == products_of(rotations)
-    found = torch.einsum("rm,md,mj->rdj", transform.inverse, transform.weight, transform.forward)
+@pytest.mark.parametrize(
+    ("rotations", "width"), [*((n, 1) for n in range(2, 25)), *((n, 2) for n in range(2, 25, 2))]
+)
+def test_the_fourier_products_are_the_cyclic_correlation(rotations, width):
+    transform = transform_of(rotations, width)
+    assert transform.groups == (products_of(rotations) if width == 1 else rotations // 2)
+    assert transform.products == width * transform.groups
+    forward, inverse = (
+        transform.forward.unflatten(0, (-1, width)),
+        transform.inverse.unflatten(1, (-1, width)),
+    )
+    found = torch.einsum("rga,gacd,gcj->rdj", inverse, transform.weight, forward)
     expected = torch.zeros(rotations, rotations, rotations, dtype=torch.float64)
     for r in range(rotations):
         for d in range(rotations):
@@ -259,3 +266,5 @@ def test_the_fourier_products_are_the_cyclic_correlation(rotations):
 def test_one_rotation_has_no_frequencies():
     with pytest.raises(SpecError, match="at least 2 rotations"):
         transform_of(1)
+    with pytest.raises(SpecError, match="even number of rotations, found 5"):
+        transform_of(5, 2)

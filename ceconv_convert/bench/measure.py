@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import math
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,12 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from ceconv_convert.bench.probe import probe
-from ceconv_convert.bench.timing import interleave, median
-from ceconv_convert.errors import BenchError
+from ceconv_convert.bench.providers import check_provider, cores
+from ceconv_convert.bench.timing import interleave, median, middle_half
+from ceconv_convert.errors import BenchError, first_line
 from ceconv_convert.graph import OnnxRunner, multiplications
+from ceconv_convert.verification import Outputs, flatten
 
 Progress = Callable[[int, int], None]
 _MATRIX = 1024
+_RATE = "a large matrix product"
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,11 @@ class Row:
         name: of the form.
         runtime: ``onnx`` or ``torch``.
         seconds: the median.
-        runs: how many it is of.
-        ratio: how many times as fast as the original in the same runtime; None without one.
-        error: worst distance of the output from the original's, over its largest value.
+        low: seconds that a quarter of the runs stay below.
+        high: seconds that a quarter of the runs are above.
+        runs: how many runs there are.
+        ratio: how many times as fast as the original in the same runtime, median over rounds; None without.
+        error: worst distance of an output from the original's, over its largest value.
         size: bytes of the file; None for modules.
         load: seconds until a session is there.
         memory: bytes at the peak, from before the load to after a run.
@@ -44,6 +50,8 @@ class Row:
     name: str
     runtime: str
     seconds: float
+    low: float
+    high: float
     runs: int
     ratio: float | None
     error: float
@@ -63,7 +71,7 @@ class Bench:
         threads: of each candidate.
         provider: of ONNX Runtime.
         processor: what it ran on, in words.
-        rate: multiplications a second in a large matrix product, same runtime and threads.
+        rate: multiplications a second in a large matrix product of float32, same runtime and threads.
         rows: the candidates.
     """
 
@@ -95,78 +103,107 @@ def measure(
         threads: None is one a core.
         baseline: the candidate that ratios are against.
         progress: called with rounds done and rounds in all.
+
+    Raises:
+        BenchError: where a candidate cannot run on the input, or with that provider.
     """
-    count = threads or os.cpu_count() or 1
-    runners = {name: OnnxRunner(path, provider, count) for name, path in files.items()}
-    outputs = {("onnx", name): run(x)[0] for name, run in runners.items()}
-    times = interleave({name: _bound(run, x) for name, run in runners.items()}, progress=progress)
-    runners.clear()
-    rate = _rate(provider, count)
+    count = threads or cores()
+    try:
+        return _measured(files, modules, x, provider, count, baseline, progress)
+    except (RuntimeError, MemoryError) as error:
+        shape = "×".join(map(str, x.shape))
+        raise BenchError(f"the candidates cannot be measured on {shape}: {first_line(error)}") from error
+    except OSError as error:
+        raise BenchError(f"a file for measuring cannot be written: {error.strerror or error}") from error
+
+
+def _measured(
+    files: Mapping[str, Path],
+    modules: Mapping[str, nn.Module],
+    x: Tensor,
+    provider: str,
+    count: int,
+    baseline: str,
+    progress: Progress | None,
+) -> Bench:
+    outputs: dict[tuple[str, str], Outputs] = {}
+    runs: dict[str, Callable[[], object]] = {}
+    for name, path in files.items():
+        runner = OnnxRunner(path, provider, count)
+        check_provider(provider, runner.provider)
+        outputs["onnx", name] = runner(x)
+        runs[name] = partial(runner, x)
+    times = interleave({**runs, _RATE: _product(provider, count)}, progress=progress)
+    rate = _MATRIX**3 / median(times[_RATE])
+    runs.clear()
     device = torch.device("cuda" if provider.startswith("CUDA") and torch.cuda.is_available() else "cpu")
     with _torch_threads(count), torch.inference_mode():
-        moved = {name: module.to(device) for name, module in modules.items()}
-        image = x.to(device)
-        outputs |= {("torch", name): _first(module(image)).cpu() for name, module in moved.items()}
-        eager = interleave({name: _bound(module, image, device) for name, module in moved.items()})
+        moved, image = {name: module.to(device) for name, module in modules.items()}, x.to(device)
+        for name, module in moved.items():
+            found = flatten(module(image.clone()))  # a forward pass may work in place
+            outputs["torch", name] = tuple(output.cpu() for output in found)
+        eager = interleave({name: _bound(module, image) for name, module in moved.items()})
     exact = outputs.get(("torch", baseline), outputs.get(("onnx", baseline)))
     rows = []
     for name, path in files.items():
-        found = probe(path, provider, count, x.shape)
+        probed = probe(path, provider, count, x.shape)
         products = multiplications(path, x[:1]) * len(x)
         row = replace(
-            _timed(name, "onnx", times, baseline, exact, outputs),
+            _timed(name, "onnx", times, baseline, _error(outputs["onnx", name], exact)),
             size=_size(path),
-            load=found.load,
-            memory=found.memory,
+            load=probed.load,
+            memory=probed.memory,
             multiplications=products,
             limit=products / rate,
         )
         rows.append(row)
-    rows += [_timed(name, "torch", eager, baseline, exact, outputs) for name in modules]
-    return Bench(tuple(x.shape), count, provider, _processor(), rate, tuple(rows))
+    for name in modules:
+        rows.append(_timed(name, "torch", eager, baseline, _error(outputs["torch", name], exact)))
+    return Bench(tuple(x.shape), count, provider, _processor(provider), rate, tuple(rows))
 
 
-def _timed(
-    name: str,
-    runtime: str,
-    times: Mapping[str, list[float]],
-    baseline: str,
-    exact: Tensor | None,
-    outputs: Mapping[tuple[str, str], Tensor],
-) -> Row:
-    seconds = median(times[name])
-    ratio = median(times[baseline]) / seconds if baseline in times else None
-    error = 0.0
-    if exact is not None:
-        error = float((outputs[runtime, name] - exact).abs().max() / exact.abs().max())
-    return Row(name, runtime, seconds, len(times[name]), ratio, error)
+def _timed(name: str, runtime: str, times: Mapping[str, list[float]], baseline: str, error: float) -> Row:
+    found, before = times[name], times.get(baseline)
+    low, high = middle_half(found)
+    ratio = None if before is None else median([a / b for a, b in zip(before, found, strict=True)])
+    return Row(name, runtime, median(found), low, high, len(found), ratio, error)
 
 
-def _bound(
-    run: Callable[[Tensor], object], x: Tensor, device: torch.device | None = None
-) -> Callable[[], object]:
+def _error(outputs: Outputs, exact: Outputs | None) -> float:
+    """The worst distance over all outputs, each over its largest value; equal outputs have none."""
+    worst = 0.0
+    for found, truth in zip(outputs, exact or (), strict=exact is not None):
+        difference, scale = (found.double() - truth.double()).abs(), truth.double().abs()
+        if difference.numel() and not torch.equal(found, truth):
+            distance, largest = float(difference.max()), float(scale.max())
+            worst = max(worst, distance / largest if largest else math.inf)
+            if not math.isfinite(distance):
+                return distance
+    return worst
+
+
+def _bound(module: nn.Module, image: Tensor) -> Callable[[], object]:
     def once() -> None:
-        run(x)
-        if device is not None and device.type == "cuda":
-            torch.cuda.synchronize(device)
+        module(image)
+        if image.is_cuda:
+            torch.cuda.synchronize(image.device)
 
     return once
 
 
-def _rate(provider: str, threads: int) -> float:
-    """Multiplications a second of a matrix product as large as a network's are, in the same runtime."""
+def _product(provider: str, threads: int) -> Callable[[], object]:
+    """A matrix product as large as a network's are, in the same runtime."""
     kind = onnx.TensorProto.FLOAT
     sides = [onnx.helper.make_tensor_value_info(name, kind, [_MATRIX, _MATRIX]) for name in ("x", "y")]
-    weight = onnx.numpy_helper.from_array(torch.rand(_MATRIX, _MATRIX).numpy(), "w")
+    matrix = torch.rand(_MATRIX, _MATRIX, generator=torch.Generator().manual_seed(0))
+    weight = onnx.numpy_helper.from_array(matrix.numpy(), "w")
     node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
     graph = onnx.helper.make_graph([node], "rate", sides[:1], sides[1:], [weight])
     opset = onnx.helper.make_opsetid("", 18)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rate.onnx"
         onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
-        run = _bound(OnnxRunner(path, provider, threads), torch.rand(_MATRIX, _MATRIX))
-        times = interleave({"rate": run}, seconds=1.0)["rate"]
-    return _MATRIX**3 / median(times)
+        return partial(OnnxRunner(path, provider, threads), matrix)
 
 
 @contextmanager
@@ -179,21 +216,15 @@ def _torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _first(output: object) -> Tensor:
-    while not isinstance(output, Tensor):
-        if not isinstance(output, (Mapping, Sequence)):
-            raise BenchError(f"the network gives {type(output).__name__}, where tensors were expected")
-        output = next(iter(output.values() if isinstance(output, Mapping) else output))
-    return output
-
-
 def _size(path: Path) -> int:
     """Of the file, and of the weights beside it."""
     return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
 
 
-def _processor() -> str:
-    """The processor's name, where the system tells."""
+def _processor(provider: str) -> str:
+    """Its name, where the system tells."""
+    if provider.startswith("CUDA") and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()

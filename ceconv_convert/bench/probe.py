@@ -33,9 +33,16 @@ class Probe:
 
 
 def probe(path: Path, provider: str, threads: int, shape: Sequence[int]) -> Probe:
-    """Run this file as a process; None of its memory is shared with candidates that ran before."""
+    """Run this file as a process; none of its memory is shared with candidates that ran before.
+
+    Raises:
+        RuntimeError: where it fails.
+    """
     command = [sys.executable, __file__, str(path), provider, str(threads), json.dumps(list(shape))]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 (ourselves)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (ourselves)
+    if finished.returncode:
+        said = [line for line in finished.stderr.splitlines() if not line.startswith((" ", "Traceback"))]
+        raise RuntimeError(said[0] if said else f"a process ended with {finished.returncode}")
     found = json.loads(finished.stdout.splitlines()[-1])
     return Probe(found["load"], found["memory"])
 
@@ -49,6 +56,7 @@ def _main() -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = int(threads)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as all other sessions
     before = _status("VmRSS:")
     begun = time.perf_counter()
     session = onnxruntime.InferenceSession(path, sess_options=options, providers=[provider])

@@ -36,6 +36,16 @@ def interleave(
     return {name: found[_DISCARDED:] for name, found in times.items()}
 
 
+def middle_half(times: list[float]) -> tuple[float, float]:
+    """The quartiles, in seconds: half of the runs lie between.
+
+    >>> middle_half([1.0, 2.0, 3.0, 4.0, 5.0])
+    (2.0, 4.0)
+    """
+    low, _, high = statistics.quantiles(times, n=4, method="inclusive")
+    return low, high
+
+
 def median(times: list[float]) -> float:
-    """The median, in seconds."""
+    """The middle one."""
     return statistics.median(times)

@@ -17,7 +17,7 @@ Record = dict[str, object]
 def record(
     source: str,
     sha256: str | None,
-    form: str,
+    form: str | None,
     layers: Iterable[Mapping[str, object]],
     verdict: Mapping[str, object] | None,
 ) -> Record:
@@ -26,7 +26,7 @@ def record(
     Args:
         source: the name of the file converted, or of the class of a live module.
         sha256: of the file's bytes; None for a live module.
-        form: ``conv3d``, ``conv2d``, or ``ceconv`` for weights that went back.
+        form: as planned, or ``ceconv`` for weights that went back; None where nothing is converted.
         layers: one a converted layer.
         verdict: on what is written; None where no network was run.
     """

@@ -53,19 +53,29 @@ class Planes:
 
 
 class SymbolicLayer(TargetLayer):
-    """A layer that is exported as one node; in eager mode it computes what the layer does."""
+    """A layer that is exported as one node; in eager mode it computes what the layer does.
+
+    Attributes:
+        spec: what it computes.
+        name: its path, once ``name_layers`` gave it.
+        size: height and width of what it computed last; None before.
+    """
 
     form = "symbolic"
 
     def __init__(self, spec: KernelSpec) -> None:
         super().__init__()
         self.take_over(spec)
+        self.kernel_size, self.stride = spec.kernel_size, spec.stride  # networks read them for their shapes
         self.spec = spec.map(Tensor.detach)
         self.name = ""
+        self.size: Pair | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, I, N, H, W]``, or what lies in memory like it, → ``[B, O, N_out, H', W']``."""
         if not torch.compiler.is_exporting():
+            if not torch.compiler.is_compiling():  # in a branch, as of torch.cond, nothing may be kept
+                self.size = (input.shape[-2], input.shape[-1])
             return evaluate(self.spec, input)
         if self.spec.kind == "lifting":
             x = join_planes(input)
@@ -86,30 +96,20 @@ class SymbolicLayer(TargetLayer):
 def name_layers(model: nn.Module, example: Tensor) -> dict[str, Layer]:
     """Give every symbolic layer of ``model`` its path as a name; the meaning of each, by name.
 
-    Runs the model once, on ``example``, for the image sizes.
+    Runs the model once, on ``example``, for the image sizes; of a layer in a branch it has the example's.
     """
-    sizes: dict[str, Pair] = {}
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, SymbolicLayer):
-            height, width = inputs[0].shape[-2:]
-            sizes[module.name] = (height, width)
-
     found = {name: module for name, module in model.named_modules() if isinstance(module, SymbolicLayer)}
-    handles = []
     for name, module in found.items():
         module.name = name
-        handles.append(module.register_forward_hook(note))
-    try:
+    if found:
         with torch.no_grad():
             model(example.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
+    usual = (example.shape[-2], example.shape[-1])
     return {
-        name: Layer(name, module.spec.map(lambda t: t.cpu().double()), sizes[name], module.spec.dtype)
+        name: Layer(
+            name, module.spec.map(lambda t: t.cpu().double()), module.size or usual, module.spec.dtype
+        )
         for name, module in found.items()
-        if name in sizes
     }
 
 

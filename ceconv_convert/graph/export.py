@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import ExportError, OutputError, first_line
 from ceconv_convert.graph.compile import Compiled, compile_graph
-from ceconv_convert.graph.dialect import SymbolicLayer, name_layers
+from ceconv_convert.graph.dialect import Layer, SymbolicLayer, name_layers
+from ceconv_convert.graph.passes.costs import block_of
 from ceconv_convert.graph.quiet import quiet
-from ceconv_convert.graph.tidy import forget_origin, name_ends
+from ceconv_convert.graph.tidy import forget_defaults, forget_origin, name_ends
 from ceconv_convert.modules import copy_model, unwrapped
 
 DEFAULT_OPSET = 18
@@ -71,41 +73,25 @@ def write_onnx(
 
     Raises:
         ExportError: where the exporter cannot express the model, or not in this opset.
+        SpecError: for a processor that is not known.
         OutputError: where the file cannot be written.
     """
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= opset <= newest:
         raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
+    block_of(processor)  # one that is not known is said at once
     module = unwrapped(copy_model(model).eval())
-    if any(isinstance(layer, SymbolicLayer) for layer in module.modules()) and not _has_symbolic():
+    if _is_symbolic(module) and not _has_symbolic():
         raise ExportError(
             f"the forms auto and fourier of .onnx files need torch 2.8 or newer, found {torch.__version__}: "
             "export with the form conv2d or conv3d"
         )
-    layers = name_layers(module, example)
-    first = DEFAULT_OPSET if layers else opset  # the passes write that one
-
-    def write(size: bool) -> Compiled:
-        program = _export(module, example, first, size=size)
-        compiled = Compiled()
-        if layers:
-            compiled = compile_graph(program, layers, form=form, processor=processor)
-            with quiet():
-                convert_version(program, opset, fallback=True)
-        _save(program, path)
-        return compiled
-
-    reason = None
-    try:
-        compiled = write(dynamic_size)
-    except _FAILURES as error:
-        if not dynamic_size:
-            raise ExportError(f"torch cannot export the network: {_explain(error)}") from error
-        reason = f"torch cannot export them as dynamic: {_explain(error)}"
-        try:
-            compiled = write(False)
-        except _FAILURES as again:
-            raise ExportError(f"torch cannot export the network: {_explain(again)}") from again
+    layers = _named(module, example)
+    program, reason = _exported(module, example, DEFAULT_OPSET if layers else opset, size=dynamic_size)
+    compiled = Compiled()
+    if layers:
+        compiled = _compiled(program, layers, opset, form, processor)
+    _save(program, path)
     found = opset_of(path)
     if found != opset:
         raise ExportError(
@@ -115,10 +101,53 @@ def write_onnx(
     return Exported(dynamic_size and reason is None, reason, compiled)
 
 
+def _named(module: nn.Module, example: Tensor) -> dict[str, Layer]:
+    try:
+        return name_layers(module, example)
+    except _FAILURES as error:
+        raise ExportError(f"the network cannot be run for the compiler: {_and_instead(error)}") from error
+
+
+def _exported(module: nn.Module, example: Tensor, opset: int, *, size: bool) -> tuple[ir.Model, str | None]:
+    """The network as torch exports it, and why not with dynamic sizes."""
+    reason = None
+    if size:
+        try:
+            return _export(module, example, opset, size=True), None
+        except _FAILURES as error:
+            reason = f"torch cannot export them as dynamic: {_explain(error)}"
+    try:
+        return _export(module, example, opset, size=False), reason
+    except _FAILURES as error:
+        instead = _INSTEAD if _is_symbolic(module) else ""  # a layer in a branch, as of torch.cond
+        raise ExportError(f"torch cannot export the network: {_explain(error)}{instead}") from error
+
+
+def _compiled(
+    program: ir.Model, layers: Mapping[str, Layer], opset: int, form: str, processor: str | None
+) -> Compiled:
+    try:
+        compiled = compile_graph(program, layers, form=form, processor=processor)
+        with quiet():
+            convert_version(program, opset, fallback=True)
+    except _FAILURES as error:
+        raise ExportError(f"the graph cannot be compiled: {_and_instead(error)}") from error
+    return compiled
+
+
+def _and_instead(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_explain(error)}{_INSTEAD}"
+
+
+def _is_symbolic(module: nn.Module) -> bool:
+    return any(isinstance(layer, SymbolicLayer) for layer in module.modules())
+
+
 def _has_symbolic() -> bool:
     return hasattr(torch.onnx, "ops") and hasattr(torch.onnx.ops, "symbolic")
 
 
+_INSTEAD = "; the form conv2d may do"
 _FAILURES = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AttributeError, LookupError)
 """What torch's exporter raises; its own errors are RuntimeErrors, and it lets others through."""
 
@@ -145,6 +174,7 @@ def _export(module: nn.Module, example: Tensor, opset: int, *, size: bool) -> ir
     if program is None:
         raise ExportError("torch's exporter gave no program")
     forget_origin(program.model)
+    forget_defaults(program.model)
     return program.model
 
 

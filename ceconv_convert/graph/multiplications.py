@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 
 def multiplications(path: Path, x: Tensor) -> int:
-    """Those of convolutions and matrix products, on the input ``x``; all others are few beside them."""
+    """Those of convolutions and matrix products outside of branches and loops, on the input ``x``."""
     model = onnx.load(path)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     shapes |= {name: tuple(value.shape) for name, value in named_values(path, model, x).items()}
@@ -25,6 +25,8 @@ def multiplications(path: Path, x: Tensor) -> int:
 def _of_node(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
     if node.op_type == "Conv":  # weight [O, I / groups, …]
         return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
+    if node.op_type == "ConvTranspose":  # weight [I, O / groups, …]
+        return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
     if node.op_type == "MatMul":
         return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
     if node.op_type == "Gemm":

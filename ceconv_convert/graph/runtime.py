@@ -57,6 +57,16 @@ class OnnxRunner:
             raise ExportError(f"ONNX Runtime cannot load the file: {first_line(error)}") from error
         self._input = self._session.get_inputs()[0].name
 
+    @property
+    def provider(self) -> str:
+        """The first that the session has: it asks for another where one does not load."""
+        return str(self._session.get_providers()[0])
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The file's ``metadata_props``."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Run on a batch.
 

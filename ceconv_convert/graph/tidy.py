@@ -38,6 +38,14 @@ def forget_origin(model: Any) -> None:
         item.metadata_props.clear()
 
 
+def forget_defaults(model: Any) -> None:
+    """Drop attributes that say what is so anyway, and that older opsets do not have."""
+    for node in model.graph:
+        attribute = node.attributes.get("noop_with_empty_axes")
+        if attribute is not None and not attribute.as_int():
+            del node.attributes["noop_with_empty_axes"]
+
+
 def _values(graph: Any) -> Iterator[Any]:
     yield from graph.inputs
     yield from list(graph.initializers.values())

@@ -29,7 +29,7 @@ def values_of(path: Path, x: Tensor) -> list[Tensor]:
 
 
 def named_values(path: Path, model: onnx.ModelProto, x: Tensor) -> dict[str, NDArray[np.generic]]:
-    """Every value of ``model``, as read from ``path``, by name; in ``model``, each becomes an output.
+    """Every tensor of ``model``, as read from ``path``, by name; in ``model``, each becomes an output.
 
     Raises:
         ExportError: where it does not run.
@@ -49,4 +49,5 @@ def named_values(path: Path, model: onnx.ModelProto, x: Tensor) -> dict[str, NDA
         raise ExportError(
             f"ONNX Runtime cannot run {path.name} value by value: {first_line(error)}"
         ) from error
-    return dict(zip(names, found, strict=True))
+    named = zip(names, found, strict=True)
+    return {name: value for name, value in named if isinstance(value, np.ndarray)}  # and no sequence

@@ -47,7 +47,7 @@ class FourierConv2d(TargetLayer, nn.Conv2d):
             dtype=spec.dtype,
         )
         self.take_over(spec)
-        self.weight = as_parameter(transform_weight(spec.weight))
+        self.weight = as_parameter(transform_weight(spec.weight, transform).flatten(0, 2).flatten(1, 2))
         self.bias = None if spec.bias is None else as_parameter(spec.bias)
         forward, inverse = (
             matrix.to(spec.weight.device, spec.dtype) for matrix in (transform.forward, transform.inverse)

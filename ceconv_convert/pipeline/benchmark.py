@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,39 +11,50 @@ import torch
 from torch import Tensor, nn
 
 from ceconv_convert.api import exportable
-from ceconv_convert.bench import Bench, measure, provider_named
-from ceconv_convert.errors import BenchError
-from ceconv_convert.graph import CONVOLVED, write_onnx
+from ceconv_convert.bench import Bench, check_threads, measure, provider_named
+from ceconv_convert.errors import BenchError, first_line
+from ceconv_convert.graph import CONVOLVED, DEFAULT_OPSET, write_onnx
 from ceconv_convert.modules import AUTO, FORMS, copy_model, unwrapped
 from ceconv_convert.pipeline.job import BenchJob, Session
 from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.rewrite import convert
+from ceconv_convert.verification import Evidence
 from ceconv_convert.verification.evidence import Progress
 
 _ORIGINAL = "original"
+
+
+def check_bench(asked: BenchJob, dtype: torch.dtype) -> str:
+    """The full name of the provider, if a network of ``dtype`` can be measured as asked.
+
+    Raises:
+        BenchError: where it cannot.
+    """
+    if dtype not in CONVOLVED:
+        raise BenchError(f"ONNX Runtime does not convolve in {dtype}: measure model.float() instead")
+    check_threads(asked.threads)
+    return provider_named(asked.provider)
 
 
 def run_bench(session: Session, asked: BenchJob, terminal: Terminal) -> Bench:
     """Export the original as it is and every form of it, and time them, and the modules in PyTorch.
 
     Raises:
-        BenchError: where the provider is not there, or the network's dtype cannot be measured.
+        BenchError: where the network cannot be measured as asked.
         ExportError: where the original cannot be exported.
     """
-    provider = provider_named(asked.provider)
     evidence = session.evidence
-    if evidence.dtype not in CONVOLVED:
-        raise BenchError(f"ONNX Runtime does not convolve in {evidence.dtype}: measure model.float() instead")
+    provider = check_bench(asked, evidence.dtype)
     original = unwrapped(copy_model(session.model).eval())
-    torch.manual_seed(session.job.seed)
-    x = torch.randn(asked.batch, *evidence.shape, dtype=evidence.dtype)
-    with TemporaryDirectory() as folder:
+    x = _images(asked.batch, evidence, session.job.seed)
+    with _folder() as folder:
         with terminal.progress("exporting the candidates") as progress:
             files = export_candidates(
                 original,
-                Path(folder),
+                folder,
                 evidence.inputs[1],
                 dynamic_size=evidence.fixed_size is None,
+                opset=session.job.opset,
                 processor=session.job.processor,
                 progress=progress,
             )
@@ -52,12 +65,31 @@ def run_bench(session: Session, asked: BenchJob, terminal: Terminal) -> Bench:
     return bench
 
 
+def _images(count: int, evidence: Evidence, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        return torch.randn(count, *evidence.shape, generator=generator).to(evidence.dtype)
+    except RuntimeError as error:  # torch's for too little memory too
+        raise BenchError(f"a batch of {count} cannot be made: {first_line(error)}") from error
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    try:
+        folder = TemporaryDirectory()
+    except OSError as error:
+        raise BenchError(f"there is no place for the candidates' files: {error}") from error
+    with folder as path:
+        yield Path(path)
+
+
 def export_candidates(
     original: nn.Module,
     folder: Path,
     example: Tensor,
     *,
     dynamic_size: bool = True,
+    opset: int | None = None,
     processor: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Path]:
@@ -67,7 +99,15 @@ def export_candidates(
     for done, form in enumerate(forms):
         files[form] = folder / f"{form}.onnx"
         network = original if form == _ORIGINAL else exportable(original, form)
-        write_onnx(network, files[form], example, dynamic_size=dynamic_size, form=form, processor=processor)
+        write_onnx(
+            network,
+            files[form],
+            example,
+            opset=DEFAULT_OPSET if opset is None else opset,
+            dynamic_size=dynamic_size,
+            form=form,
+            processor=processor,
+        )
         if progress is not None:
             progress(done + 1, len(forms))
     return files

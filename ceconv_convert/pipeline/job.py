@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -74,6 +74,11 @@ class Job:
         return _DEFAULT if self.form is None else self.form
 
     @property
+    def only_exports(self) -> bool:
+        """Whether a network that is converted already will do."""
+        return bool(self.outputs) and self.module_form is None and not self.dry_run and self.bench is None
+
+    @property
     def planned_form(self) -> str:
         """What the table of layers shows."""
         return AUTO if self.module_form is None else self.module_form
@@ -81,10 +86,17 @@ class Job:
 
 @dataclass(eq=False)
 class Candidates:
-    """What was judged, and can be run again: everything that gives outputs, and the modules among it."""
+    """What was judged, and can be run again.
+
+    Attributes:
+        runs: everything that gives outputs, by what it is called.
+        networks: the modules among it.
+        exported: how the last ``.onnx`` output was written.
+    """
 
     runs: dict[str, Callable[[Tensor], Outputs]] = field(default_factory=dict)
     networks: dict[str, nn.Module] = field(default_factory=dict)
+    exported: Exported | None = None
 
     def add(self, name: str, network: nn.Module) -> None:
         """A module."""
@@ -114,10 +126,12 @@ class Session:
         self, verdict: Verdict | None, form: str | None = None, exported: Exported | None = None
     ) -> provenance.Record:
         """The provenance of an output, or of a report; of an ONNX file with the forms that were chosen."""
-        rows = self.layers.convertible
+        rows, planned = self.layers.convertible, None if self.job.converted else self.layers.form
+        if self.job.converted is not None:
+            rows = tuple(replace(row, form=None) for row in rows)
         if exported is not None:
             rows = tuple(chosen_row(row, exported) for row in rows)
         summary = None if verdict is None else verdict_summary(verdict)
         name, sha256 = self.source.path.name, self.source.sha256
-        form = self.layers.form if form is None else form
+        form = planned if form is None else form
         return provenance.record(name, sha256, form, map(row_as_data, rows), summary)

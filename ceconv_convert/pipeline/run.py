@@ -18,7 +18,7 @@ from ceconv_convert.checkpoint import (
     sha256_of,
 )
 from ceconv_convert.errors import OutputError
-from ceconv_convert.pipeline.benchmark import run_bench
+from ceconv_convert.pipeline.benchmark import check_bench, run_bench
 from ceconv_convert.pipeline.job import Candidates, Job, Session
 from ceconv_convert.pipeline.work import convert_and_write, verify_only
 from ceconv_convert.report import make_report, write_report
@@ -47,12 +47,15 @@ def run(job: Job, terminal: Terminal) -> bool:
         _check_forms(job, source)
         model = build_network(source, model=job.factory, arguments=job.arguments)
     layers = plan(model, job.planned_form)
-    if layers.rows:
+    if layers.rows and job.converted is None:
         terminal.plan(layers)
-    check_plan(layers)
+    if layers.rows or not (layers.converted and job.only_exports):
+        check_plan(layers)
     if job.dry_run:
         return True
     session = Session(job, source, model, layers, _gather(job, model, terminal))
+    if job.bench is not None:
+        check_bench(job.bench, session.evidence.dtype)
     work = convert_and_write if job.converted is None else verify_only
     with Staging(force=job.force) as staging, Staging(force=job.force) as reports:
         verdicts, found = work(session, staging, terminal)
@@ -92,7 +95,7 @@ def _write_reports(
 ) -> None:
     passed = all(verdicts)
     report = make_report(
-        session.record(None),
+        session.record(None, exported=found.exported if session.job.module_form is None else None),
         verdict_as_line(*verdicts),
         passed,
         session.evidence.explain(),

@@ -47,7 +47,8 @@ def convert_and_write(
     for output in session.job.outputs if all(verdicts) else ():
         staged = staging.path_for(output)
         if output.suffix == ".onnx":
-            verdicts.append(_export(session, network, output, staged, terminal))
+            found.exported, verdict = _export(session, network, output, staged, terminal)
+            verdicts.append(verdict)
             if session.evidence.dtype in CONVOLVED:
                 found.runs[verdicts[-1].candidate] = OnnxRunner(staged)
         elif network is not None:
@@ -85,7 +86,7 @@ def _migrate(session: Session, network: nn.Module) -> Migrated | None:
 
 def _export(
     session: Session, network: nn.Module | None, output: Path, staged: Path, terminal: Terminal
-) -> Verdict:
+) -> tuple[Exported, Verdict]:
     """Write an ``.onnx`` output; of ``network``, where the run has converted one to that form already."""
     job, evidence, model = session.job, session.evidence, session.model
     if evidence.dtype not in CONVOLVED:
@@ -110,7 +111,7 @@ def _export(
         terminal.line(f"{output}: height and width are fixed, {exported.reason}")
     for line in choices_as_lines(exported.compiled.choices):
         terminal.line(f"{output}: {line}")
-    return verdict
+    return exported, verdict
 
 
 def verify_only(session: Session, staging: Staging, terminal: Terminal) -> tuple[list[Verdict], Candidates]:

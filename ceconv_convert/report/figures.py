@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def error_per_layer(verdicts: Sequence[Mapping[str, Any]]) -> str | None:
         axes.set_xticklabels(labels, rotation=45, ha="right")
         axes.grid(visible=True, axis="y")
         axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
-        return _svg(figure)
+        return _svg(figure, "errors")
 
 
 def hue_wheel(hue: Mapping[str, Any], what: str) -> str:
@@ -90,12 +91,12 @@ def hue_wheel(hue: Mapping[str, Any], what: str) -> str:
         axes.set_theta_zero_location("N")
         axes.tick_params(labelsize=7)
         axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.06), fontsize=8)
-        return _svg(figure)
+        return _svg(figure, what)
 
 
 def timing_bars(bench: Mapping[str, Any]) -> str:
     """A bar a candidate, its median time; the dark part is what its multiplications alone would take."""
-    from ceconv_convert.bench import RUNTIMES  # it brings torch along
+    from ceconv_convert.bench import RUNTIMES, time_as_text  # it brings torch along
 
     rows = bench["rows"]
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": "times"}):
@@ -106,11 +107,11 @@ def timing_bars(bench: Mapping[str, Any]) -> str:
         times = [1e3 * row["seconds"] for row in rows]
         colors = [_ORIGINAL if row["name"] == "original" else _TIMES[row["runtime"]] for row in rows]
         axes.barh(places, times, color=colors, alpha=0.55, height=0.66)
-        limits = [1e3 * (row["limit"] or 0) for row in rows]
+        limits = [1e3 * min(row["limit"] or 0, row["seconds"]) for row in rows]
         axes.barh(places, limits, color=colors, height=0.66)
         for place, row, value in zip(places, rows, times, strict=True):
             ratio = "" if row["ratio"] is None else f"  {row['ratio']:.2f}×"
-            text = f"{value:.1f} ms{ratio}"
+            text = f"{time_as_text(row['seconds'])}{ratio}"
             axes.annotate(text, (value, place), (5, 0), textcoords="offset points", va="center")
         axes.set_yticks(places, names)
         axes.invert_yaxis()
@@ -118,7 +119,7 @@ def timing_bars(bench: Mapping[str, Any]) -> str:
         axes.set_xlabel("ms a run")
         axes.grid(visible=True, axis="x")
         axes.set_axisbelow(True)
-        return _svg(figure)
+        return _svg(figure, "times")
 
 
 def _relative(steps: Sequence[Mapping[str, Any]], what: str) -> list[float]:
@@ -130,8 +131,10 @@ def _relative(steps: Sequence[Mapping[str, Any]], what: str) -> list[float]:
     return values
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, name: str) -> str:
+    """As text, its names beginning with ``name``: a page has several, and each name once."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)

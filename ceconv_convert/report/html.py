@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,8 +23,6 @@ def render(report: Report) -> str:
     )
     environment.filters["error"] = _error
     environment.filters["size"] = _size
-    from ceconv_convert.bench import RUNTIMES  # it brings torch along
-
     found: dict[str, Any] = dict(report)
     errors = error_per_layer(found["verdicts"])
     hue = found["hue"]
@@ -33,9 +32,24 @@ def render(report: Report) -> str:
         errors=None if errors is None else Markup(errors),  # noqa: S704 (made by matplotlib, which escapes)
         wheels={what: Markup(hue_wheel(hue, what)) for what in wheels},  # noqa: S704
         rows=_rows(found),
-        runtimes=RUNTIMES,
-        times=None if found["bench"] is None else Markup(timing_bars(found["bench"])),  # noqa: S704
+        **_bench(found["bench"]),
     )
+
+
+def _bench(bench: dict[str, Any] | None) -> dict[str, Any]:
+    """The bars, and the table as on the terminal."""
+    if bench is None:
+        return {"times": None}
+    from ceconv_convert.bench import HEADINGS, Row, row_as_texts  # it brings torch along
+
+    rows = (
+        Row(**{**row, "error": math.nan if row["error"] is None else row["error"]}) for row in bench["rows"]
+    )
+    return {
+        "times": Markup(timing_bars(bench)),  # noqa: S704
+        "headings": HEADINGS,
+        "candidates": [row_as_texts(row) for row in rows],
+    }
 
 
 def _rows(report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The float64 referee, and the verdict on a conversion."""
 
-from ceconv_convert.verification.evidence import Evidence, Outputs, gather, run_module
+from ceconv_convert.verification.evidence import Evidence, Outputs, flatten, gather, run_module
 from ceconv_convert.verification.hue import hue_circle
 from ceconv_convert.verification.judge import judge, judge_module, symmetries_of
 from ceconv_convert.verification.plain import verdict_in_full, verdict_summary
@@ -21,6 +21,7 @@ __all__ = [
     "Outputs",
     "Turn",
     "Verdict",
+    "flatten",
     "gather",
     "hue_circle",
     "judge",

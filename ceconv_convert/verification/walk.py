@@ -5,7 +5,7 @@ Every step is measured as outputs are: its distance from the referee beside the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,18 +46,25 @@ class Walk:
             if step.key in self.exact and step.key in outputs
         ]
 
-    def compare_values(self, values: Sequence[Tensor]) -> list[StepCheck]:
+    def compare_values(
+        self, values: Sequence[Tensor], *, folded: Collection[str] = frozenset()
+    ) -> list[StepCheck]:
         """Check a graph's values: each step against the value most like it.
 
-        A graph has no module names, and may lack a step's value, where operators are fused.
+        A graph has no module names, and may lack a step's value, where operators are fused. Of the layers
+        ``folded``, which took up a norm, it has only what comes behind.
         """
         layouts = Layouts(values)
-        checks = [
-            self._check(step, self._most_like(self.exact[step.key], layouts))
-            for step in self.original
-            if step.key in self.exact
+        steps = [step for step in self.original if step.key in self.exact]
+        checks = [self._check(step, self._most_like(self.exact[step.key], layouts)) for step in steps]
+        # A norm that takes a layer up speaks for it; one behind a sum, or that is no module, does not.
+        spoken = {source for step in self.original if step.is_norm for source in step.sources}
+        free = {step.key for index, step in enumerate(self.original) if index not in spoken}
+        explained = zip(steps, self._explained(checks), strict=True)
+        return [
+            _without_features(check) if step.key in free and _is_in(step.name, folded) else check
+            for step, check in explained
         ]
-        return self._explained(checks)
 
     def _check(self, step: Step, found: Tensor | None) -> StepCheck:
         exact = self.exact[step.key]
@@ -105,6 +112,16 @@ class Walk:
                 if absent or (taker.is_norm and taken.problem is None):
                     result[step.key] = replace(check, measure=taken.measure, problem=taken.problem)
         return list(result.values())
+
+
+def _is_in(name: str, folded: Collection[str]) -> bool:
+    """Whether a layer took up a norm; a wrapper's name, as DataParallel's, is not in the file."""
+    return name in folded or name.partition(".")[2] in folded
+
+
+def _without_features(check: StepCheck) -> StepCheck:
+    """Of a layer that took up a norm: what comes behind it is held to be right."""
+    return check if check.problem is None else replace(check, measure=None, problem=None)
 
 
 def first_divergence(checks: Sequence[StepCheck]) -> StepCheck | None:

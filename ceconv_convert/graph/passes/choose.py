@@ -1,7 +1,7 @@
 """Choose the form of every layer, and how many channels every region's planes have, by the cost model.
 
 Values between the same operators have the same channels: a class. The cost of a layer depends on the classes
-of its input and output, and the best choice is looked for one class at a time, from two beginnings.
+of its input and output, and the best choice is looked for one class at a time, from three beginnings.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 
 from ceconv_convert.graph.dialect import DOMAIN, PLANES_LAYER, Layer, is_dialect, layer_of
 from ceconv_convert.graph.passes import costs
-from ceconv_convert.graph.passes.costs import Shape, up_to
-from ceconv_convert.graph.passes.form_regions import planes_of
+from ceconv_convert.graph.passes.costs import FOURIER, Shape, up_to
+from ceconv_convert.graph.passes.planes import planes_of
 from ceconv_convert.kernel import fourier, hue
 from ceconv_convert.kernel.spec import KernelSpec
 
@@ -29,7 +29,7 @@ class Choice:
 
     Attributes:
         layer: its path.
-        form: ``direct``, one convolution over all rotations; ``fourier``; or ``hue``, for lifting.
+        form: ``direct``, one convolution over all rotations; ``fourier`` or ``fourier pairs``; or ``hue``.
         channels: as aligned, in and out.
         costs: of every form that applies, in multiplications.
         forced: whether the user asked for the form.
@@ -74,7 +74,10 @@ def applicable(spec: KernelSpec) -> list[str]:
     """The forms that a layer can be written in, exactly."""
     if spec.kind == "lifting":
         return ["direct", "hue"] if hue.applies(spec) else ["direct"]
-    return ["direct", "fourier"] if fourier.applies(spec) else ["direct"]
+    if not fourier.applies(spec):
+        return ["direct"]
+    rotations, widths = spec.in_rotations, FOURIER.items()
+    return ["direct", *(name for name, width in widths if rotations > width and rotations % width == 0)]
 
 
 def choose(graph: ir.Graph, *, form: str, block: int) -> list[Choice]:
@@ -105,7 +108,7 @@ def choose(graph: ir.Graph, *, form: str, block: int) -> list[Choice]:
         best = min(estimates, key=lambda name: estimates[name])
         site.node.meta["form"] = best
         channels = (site.layer.spec.in_channels if site.source is None else site.source.root().aligned,)
-        forced = form != "auto" and len(site.forms) > 1
+        forced = form != "auto" and best in FOURIER
         everything = _estimates(site, "auto", block)
         choices.append(
             Choice(site.layer.name, best, (*channels, site.target.root().aligned), everything, forced)
@@ -154,9 +157,9 @@ def _classes(graph: ir.Graph) -> dict[ir.Value, _Class]:
 
 
 def _align(roots: list[_Class], sites: list[_Site], form: str, block: int) -> None:
-    """The channels of every class: of two beginnings, what is best where no class alone can better it."""
+    """The channels of every class: of three beginnings, what is best where no class alone can better it."""
     trials: list[tuple[float, list[int]]] = []
-    for start in (1, block):
+    for start in (1, block // 2, block):
         for root in roots:
             root.aligned = up_to(root.channels, start)
         for _ in range(_ROUNDS):
@@ -196,11 +199,12 @@ def _estimates(site: _Site, form: str, block: int) -> dict[str, float]:
         site.sharing,
     )
     found = {"direct": costs.direct(shape, block)}
-    if "fourier" in site.forms:
-        if form == "fourier":
-            return {"fourier": costs.fourier(shape, block)}
-        if site.layer.dtype == torch.float32:
-            found["fourier"] = costs.fourier(shape, block)
+    if form == "fourier" or site.layer.dtype == torch.float32:
+        widths = {name: FOURIER[name] for name in site.forms if name in FOURIER}
+        transformed = {name: costs.fourier(shape, block, width) for name, width in widths.items()}
+        if form == "fourier" and transformed:
+            return transformed
+        found |= transformed
     if "hue" in site.forms:
         found["hue"] = costs.hue(shape, block)
     return found

@@ -32,6 +32,9 @@ _HALF_SPEED = {8: 20, 16: 30}
 _WORD = 4
 
 
+FOURIER = {"fourier": 1, "fourier pairs": 2}
+"""The forms by Fourier transform, and how many channels of a layer each of their products takes at once."""
+
 BLOCKS = {"avx2": 8, "avx512": 16}
 """The channels that ONNX Runtime takes abreast, by processor."""
 
@@ -115,16 +118,19 @@ def direct(shape: Shape, block: int) -> float:
     return convolution(1, channels_in, channels_out, shape, block) + moved + PER_NODE
 
 
-def fourier(shape: Shape, block: int) -> float:
-    """As m(N) products between two transforms."""
-    rotations, products = shape.rotations_in, products_of(shape.rotations_in)
+def fourier(shape: Shape, block: int, width: int) -> float:
+    """As m(N) products between two transforms; or as N/2, each of pairs."""
+    rotations = shape.rotations_in
+    groups = products_of(rotations) if width == 1 else rotations // width
+    channels_in, channels_out = width * shape.channels_in, width * shape.channels_out
+    products = groups * width
     values_in = shape.channels_in * shape.pixels_in / shape.sharing
     values_out = shape.channels_out * shape.pixels_out
-    blocked = _is_blocked(products, shape.channels_in, shape.channels_out, block)
+    blocked = _is_blocked(groups, channels_in, channels_out, block)
     moved = _moved((rotations + products) * (values_in + values_out), block)
     moved += _reorders(blocked, products * values_in, products * values_out, block)
     transforms = rotations * products * (values_in + values_out)
-    multiplied = convolution(products, shape.channels_in, shape.channels_out, shape, block)
+    multiplied = convolution(groups, channels_in, channels_out, shape, block)
     return multiplied + transforms + moved + 3 * PER_NODE
 
 

@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from ceconv_convert.graph.dialect import LAYER, Layer, is_dialect, layer_of
-from ceconv_convert.graph.passes.tools import constant, replace
+from ceconv_convert.graph.passes.tools import constant, integer, is_taken, replace
 
 
-def fold_norms(graph: ir.Graph) -> int:
-    """Fold every batch norm that follows layers alone; how many there were."""
-    return sum(_fold(node) for node in list(graph) if node.op_type == "BatchNormalization")
+def fold_norms(graph: ir.Graph) -> list[list[str]]:
+    """Fold every batch norm that follows layers alone; the names of the layers, one list a norm."""
+    norms = [node for node in graph if node.op_type == "BatchNormalization"]
+    return [names for names in map(_fold, norms) if names]
 
 
-def _fold(norm: ir.Node) -> bool:
+def _fold(norm: ir.Node) -> list[str]:
     numbers = [constant(value) for value in norm.inputs[1:5]]
     value = norm.inputs[0]
     found = _layers_before(value)
@@ -32,19 +33,20 @@ def _fold(norm: ir.Node) -> bool:
         value is None
         or found is None
         or any(array is None for array in numbers)
-        or any(o.uses() for o in norm.outputs[1:])
+        or any(map(is_taken, norm.outputs[1:]))
+        or integer(norm, "training_mode")
     ):
-        return False
+        return []
     gamma, beta, mean, variance = (torch.from_numpy(np.asarray(a, dtype=np.float64)) for a in numbers)
     epsilon = norm.attributes.get("epsilon")
     scale = gamma / torch.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float()))
     shift = beta - mean * scale
     if any(layer_of(node).spec.out_channels != len(scale) for node in found):
-        return False  # a summand that is broadcast over the channels
+        return []  # a summand that is broadcast over the channels
     for index, node in enumerate(found):
         node.meta["layer"] = _scaled(layer_of(node), scale, shift if index == 0 else torch.zeros_like(shift))
     replace(norm, value)
-    return True
+    return [layer_of(node).name for node in found]
 
 
 def _layers_before(value: ir.Value | None) -> list[ir.Node] | None:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import torch
 
 from ceconv_convert.graph.dialect import FROM_PLANES, PLANES_LAYER, TO_PLANES, Planes, is_dialect
-from ceconv_convert.graph.passes.form_regions import planes_of
+from ceconv_convert.graph.passes.planes import planes_of
 from ceconv_convert.graph.passes.tools import (
     Array,
     add_constant,
@@ -118,8 +118,6 @@ def _on_planes(graph: ir.Graph, node: ir.Node, views: Views) -> ir.Value:
                 attributes[name] = ir.AttrInt64s(
                     name, numbers[1:3] if times == 1 else numbers[1:3] + numbers[4:]
                 )
-    if not integer(node, "noop_with_empty_axes"):
-        attributes.pop("noop_with_empty_axes", None)  # older opsets do not have it
     reduces = node.op_type.startswith("Reduce") and planes_of(node.outputs[0]) != kind
     if reduces:  # over the rotations
         rank = SPLIT

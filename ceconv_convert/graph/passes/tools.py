@@ -19,12 +19,18 @@ def constant(value: ir.Value | None) -> Array | None:
     return value.const_value.numpy()
 
 
-def is_scalar(value: ir.Value | None) -> bool:
-    """Whether ``value`` is absent, or a constant of one number."""
+def is_scalar(value: ir.Value | None, rank: int) -> bool:
+    """Whether ``value`` is absent, or a constant of one number that leaves a value of ``rank`` its rank."""
     if value is None:
         return True
     numbers = constant(value)
-    return numbers is not None and numbers.size == 1
+    return numbers is not None and numbers.size == 1 and numbers.ndim <= rank
+
+
+def is_finite(value: ir.Value | None) -> bool:
+    """Whether ``value`` is no constant, or one of finite numbers."""
+    numbers = constant(value)
+    return numbers is None or bool(np.isfinite(numbers).all())
 
 
 def add_constant(graph: ir.Graph, name: str, numbers: Array) -> ir.Value:
@@ -68,6 +74,11 @@ def replace(node: ir.Node, output: ir.Value) -> None:
     ir.convenience.replace_all_uses_with(old, output, replace_graph_outputs=True)
     if node.graph is not None:
         node.graph.remove(node, safe=True)
+
+
+def is_taken(value: ir.Value) -> bool:
+    """Whether a node takes ``value``, or the graph gives it."""
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def integers(node: ir.Node, name: str, default: Sequence[int] = ()) -> list[int]:

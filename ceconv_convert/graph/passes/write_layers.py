@@ -1,8 +1,9 @@
 """A layer on planes as standard operators, in the form that was chosen for it.
 
 direct:   [B, N_in·I', H, W] → one convolution → [B, N_out·O', H', W']
-fourier:  [B, N, I', H, W] → T, a 1×1×1 convolution N → m → [B, m·I', H, W] → one convolution in m groups
+fourier:  [B, N, I', H, W] → T, a 1×1×1 convolution N → m → [B, m·I', H, W] → one convolution in g groups
           → [B, m, O', H', W'] → U, a 1×1×1 convolution m → N → [B, N, O', H', W']
+          g = m products, or, as fourier pairs, g = m/2 products of twice the channels
 hue:      [B, 3, H, W] → one convolution → [B, 3, O', H', W'] → a 1×1×1 convolution 3 → N
 
 Channels are filled up with zeros, in the weights. Weights are formed in float64 and rounded once.
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ceconv_convert.graph.dialect import Layer, layer_of
-from ceconv_convert.graph.passes.form_regions import planes_of
+from ceconv_convert.graph.passes.costs import FOURIER
+from ceconv_convert.graph.passes.planes import planes_of
 from ceconv_convert.graph.passes.tools import Array, Attributes, add_constant, insert
 from ceconv_convert.graph.passes.views import FLAT, SPLIT, Views
 from ceconv_convert.kernel.expand import expand
@@ -81,7 +83,7 @@ def write_layer(
 ) -> ir.Value:
     """Write a ``PlanesLayer`` as standard operators before ``node``; what it gives.
 
-    ``transformed`` has the transforms of values that were made already: two layers may take the same one.
+    ``transformed`` has the transforms of values that were made already, by width: two layers may take one.
     """
     layer, x = layer_of(node), node.inputs[0]
     if x is None:
@@ -89,8 +91,8 @@ def write_layer(
     source = x.meta.get("aligned", layer.spec.in_channels)
     context = Context(graph, node, layer, views, (source, node.outputs[0].meta["aligned"]))
     form = node.meta["form"]
-    if form == "fourier":
-        return _fourier(context, x, transformed)
+    if form in FOURIER:
+        return _fourier(context, x, transformed, FOURIER[form])
     return _hue(context, x) if form == "hue" else _direct(context, x)
 
 
@@ -107,21 +109,23 @@ def _direct(context: Context, x: ir.Value) -> ir.Value:
     return views.give(y, FLAT, as_large_as=x if context.keeps_size else None)
 
 
-def _fourier(context: Context, x: ir.Value, transformed: dict[tuple[ir.Value, int], ir.Value]) -> ir.Value:
+def _fourier(
+    context: Context, x: ir.Value, transformed: dict[tuple[ir.Value, int], ir.Value], width: int
+) -> ir.Value:
     spec, views, (channels_in, channels_out) = context.layer.spec, context.views, context.channels
     rotations, node = spec.in_rotations, context.node
-    transform = transform_of(rotations)
+    transform = transform_of(rotations, width)
     products = transform.products
-    if (x, rotations) not in transformed:
+    if (x, width) not in transformed:
         split = views.split(node, x, rotations, channels_in)
         frequencies = context.mix("transform", split, transform.forward)  # [B, m, I', H, W]
-        transformed[x, rotations] = views.flat(node, frequencies, products * channels_in)
-    weight = torch.unflatten(transform_weight(spec.weight), 0, (products, -1))  # [m, O, I, kh, kw]
-    weight = fill(fill(weight, 1, channels_out), 2, channels_in).flatten(0, 1)
+        transformed[x, width] = views.flat(node, frequencies, products * channels_in)
+    weight = transform_weight(spec.weight, transform)  # [g, b, O, b, I, kh, kw]
+    weight = fill(fill(weight, 2, channels_out), 4, channels_in).flatten(0, 2).flatten(1, 2)
     bias = None
     if spec.bias is not None:
         bias = transform_bias(fill(spec.bias, 0, channels_out), transform.inverse)
-    y = context.convolve(transformed[x, rotations], weight, bias, products)
+    y = context.convolve(transformed[x, width], weight, bias, transform.groups)
     views.give(y, FLAT, as_large_as=x if context.keeps_size else None)
     return context.mix("inverse", views.split(node, y, products, channels_out), transform.inverse)
 
