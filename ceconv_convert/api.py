@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -108,7 +109,8 @@ def export_onnx(
     """Convert ``model`` and write it as an ONNX file, once ONNX Runtime agrees with the original.
 
     The file has standard operators only, an input ``input`` and an output ``output``, and a dynamic batch;
-    height and width are dynamic too where the network runs at a second image size.
+    height and width are dynamic too where the network runs at a second image size. Where it does and the file
+    does not, a warning says why.
 
     Args:
         model: a model with ``CEConv2d`` layers, or one converted already; it is not changed.
@@ -141,12 +143,14 @@ def export_onnx(
             rows = [row_as_data(chosen_row(row, exported)) for row in layers]
             return provenance.record(type(model).__name__, None, form, rows, verdict_summary(verdict))
 
-        _, verdict = write_judged_onnx(
+        exported, verdict = write_judged_onnx(
             evidence, converted, staged, form=form, opset=opset, processor=processor, record=record
         )
         if not verdict.passed:
             raise VerificationError(f"nothing was written: {verdict}")
         staging.commit()
+    if exported.reason is not None and evidence.fixed_size is None:
+        warnings.warn(f"{path}: height and width are fixed, {exported.reason}", stacklevel=2)
     return verdict
 
 

@@ -295,3 +295,5 @@ def test_what_is_wrong_with_dynamic_sizes_is_written_with_fixed_ones(tmp_path, f
     assert "since with dynamic ones the verdict fails" in made.reason
     shape = onnx.load(tmp_path / "a.onnx").graph.input[0].type.tensor_type.shape
     assert [axis.dim_param for axis in shape.dim] == ["batch", "", "", ""]
+    with pytest.warns(UserWarning, match=r"b\.onnx: height and width are fixed, since with dynamic ones"):
+        export_onnx(model, tmp_path / "b.onnx", form=form)
