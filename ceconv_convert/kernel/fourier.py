@@ -2,14 +2,14 @@
 
 y_r = Σ_d w_d ∗ x_{(r+d) mod N} is a cyclic correlation, so that with X_k = Σ_j x_j e^{-iθkj},
 W_k = Σ_d w_d e^{-iθkd}, θ = 2π/N, it is Y_k = conj(W_k) ∗ X_k and y_r = (1/N) Σ_k Y_k e^{iθkr}.
-k = 0, and k = N/2 for even N, are real: one product each. A pair k, N-k is one complex product; with
-X_k = p + iq and conj(W_k) = a + ib, by Gauss: k1 = a∗(p+q), k2 = (b-a)∗p, k3 = (a+b)∗q,
-real = k1 - k3, imaginary = k1 + k2. For N = 3 the four products are those of the sum and of three
-differences, which need no irrational numbers.
-
-Without Gauss, real = a∗p - b∗q, imaginary = b∗p + a∗q: a product of pairs, twice the channels in and out. For
-even N, k = 0 and k = N/2 make one too, with zeros across. Pairs take about 4/3 of the multiplications and 2/3
-of the features between the transforms, and fill up a block with half the channels.
+k = 0, and k = N/2 for even N, are real: one product each. A pair k, N-k is one complex product of three real
+ones, Z = conj(W_k) X_k: of projections on three directions, a = 0, 120° and 240°. Re(P) Re(Q) is half of
+Re(PQ) and half of Re(P conj(Q)); the latter does not depend on a here, and cancels in
+    Z = 4/3 Σ_a e^{2ia} Re(X_k e^{-ia}) Re(conj(W_k) e^{-ia})
+Directions that lie alike lose fewer digits than Gauss's 1, i and 1 + i; for N = 3, T is all halves.
+With four products, real = a∗p - b∗q and imaginary = b∗p + a∗q, it is a product of pairs: twice the channels
+in and out. For even N, k = 0 and k = N/2 make one too, with zeros across. Pairs take about 4/3 of the
+multiplications and 2/3 of the features between the transforms, and fill up a block with half the channels.
 
 In matrices: y = U · ((V w) ∗ (T x)), T [g·b, N] on the input, V [g, b, b, N] on the weight, U [N, g·b] on the
 products; g convolutions, each of b · I → b · O channels; b is 2 for pairs and else 1.
@@ -75,8 +75,6 @@ def transform_of(rotations: int, width: int = 1) -> Transform:
         raise SpecError(f"the Fourier form needs at least 2 rotations, found {rotations}")
     if width == 2:
         return _pairs(rotations)
-    if rotations == 3:
-        return _three()
     rows = [_real(rotations, 0)]
     if rotations % 2 == 0:
         rows.append(_real(rotations, rotations // 2))
@@ -137,23 +135,11 @@ def _real(rotations: int, frequency: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _three_products(rotations: int, frequency: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Those of k and N - k, by Gauss."""
+    """Those of k and N - k, in three directions."""
     cos, sin = _waves(rotations, frequency)
-    scale = 2 / rotations
-    return [
-        (cos - sin, cos, scale * (cos - sin)),
-        (cos, sin - cos, -scale * sin),
-        (-sin, cos + sin, -scale * cos),
-    ]
-
-
-def _three() -> Transform:
-    """N = 3: of the sum x0 + x1 + x2 and three differences; y_r is the sum of all - 3 · one of them."""
-    forward = [[1, 1, 1], [1, -1, 0], [0, 1, -1], [-1, 0, 1]]
-    thirds = [[1, 1, 1], [0, -1, 1], [-1, 1, 0], [1, 0, -1]]
-    inverse = [[1, 1, 1, -2], [1, 1, -2, 1], [1, -2, 1, 1]]
-    return Transform(
-        torch.tensor(forward, dtype=torch.float64),
-        torch.tensor(thirds, dtype=torch.float64)[:, None, None] / 3,
-        torch.tensor(inverse, dtype=torch.float64),
-    )
+    rows = []
+    for a in (0.0, 2 * math.pi / 3, 4 * math.pi / 3):
+        forward, weight = math.cos(a) * cos - math.sin(a) * sin, math.cos(a) * cos + math.sin(a) * sin
+        inverse = math.cos(2 * a) * cos - math.sin(2 * a) * sin
+        rows.append((forward, weight, 8 / (3 * rotations) * inverse))
+    return rows

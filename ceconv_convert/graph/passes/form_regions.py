@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from ceconv_convert.graph.dialect import (
     DOMAIN,
+    FROM_PLANES,
     LAYER,
     PLANES_LAYER,
     TO_PLANES,
@@ -67,7 +68,11 @@ def form_regions(graph: ir.Graph) -> int:
     for node in list(graph):
         if is_dialect(node, LAYER):
             _enter(node)
-    return sum(_sink(node) for node in list(graph))
+    count = sum(_sink(node) for node in list(graph))
+    for node in reversed(list(graph)):  # exits that all who took them passed by
+        if is_dialect(node, FROM_PLANES) and not is_taken(node.outputs[0]):
+            graph.remove(node, safe=True)
+    return count
 
 
 def _enter(node: ir.Node) -> None:
