@@ -148,7 +148,8 @@ def test_a_note_on_folded_layers_is_not_believed_blindly(text):
 
 def test_a_value_that_is_no_tensor(tmp_path):
     model = after(lambda m, y: torch.cat(y.split(8, 3)[::-1], 3))
-    exported(tmp_path / "a.onnx", model.eval())
+    with pytest.warns(UserWarning, match="height and width are fixed"):
+        exported(tmp_path / "a.onnx", model.eval())
     assert counts(tmp_path / "a.onnx")["Conv"] == 1
 
 

@@ -1,7 +1,7 @@
 """``form="fourier"``: the rotations of a cyclic layer in frequencies, m(N) convolutions in place of N².
 
-y = U · conv2d(T · x, V · w) with m groups: two small transforms over the rotations around one grouped
-convolution. Exact for N_in = N_out ≥ 2; other layers are written as ``conv3d``.
+y = U · conv2d(T · x, V · w): two small transforms over the rotations around m convolutions.
+Exact for N_in = N_out ≥ 2; other layers are written as ``conv3d``.
 """
 
 from __future__ import annotations
@@ -57,16 +57,30 @@ class FourierConv2d(TargetLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, I, N, H, W]``, or planes ``[B, I·N, H, W]``, → ``[B, O, N, H', W']``."""
-        products, channels = self.groups, self.out_channels
         x = split_planes(input, self.in_channels, self.in_rotations).transpose(1, 2)  # [B, N, I, H, W]
-        # The transforms as 1×1×1 convolutions: every runtime has them, and none is faster with an Einsum.
-        frequencies = F.conv3d(x, self.forward_transform[:, :, None, None, None])  # [B, m, I, H, W]
-        planes = self.pad_excess(frequencies.flatten(1, 2))
-        bias = None if self.bias is None else transform_bias(self.bias, self.inverse_transform)
-        y = F.conv2d(planes, self.weight, bias, self.stride, self.padding, groups=products)
-        y = torch.unflatten(y, 1, (products, channels))  # [B, m, O, H', W']
-        features = F.conv3d(y, self.inverse_transform[:, :, None, None, None])  # [B, N, O, H', W']
-        return features.transpose(1, 2).contiguous()
+        # Matrix products and a convolution for each product: torch is slow at 1×1×1 Conv3d and at groups.
+        frequencies = torch.matmul(self.forward_transform, x.flatten(2))  # [B, m, I·H·W]
+        planes = torch.unflatten(frequencies, 2, x.shape[2:]).flatten(1, 2)  # [B, m·I, H, W]
+        y = torch.stack(
+            [
+                F.conv2d(part, kernel, bias, self.stride, self.padding)
+                for part, kernel, bias in zip(
+                    self.pad_excess(planes).chunk(self.groups, 1),
+                    self.weight.chunk(self.groups, 0),
+                    self._biases(),
+                    strict=True,
+                )
+            ],
+            dim=1,
+        )  # [B, m, O, H', W']
+        features = torch.matmul(self.inverse_transform, y.flatten(2))  # [B, N, O·H'·W']
+        return torch.unflatten(features, 2, y.shape[2:]).transpose(1, 2).contiguous()
+
+    def _biases(self) -> list[Tensor | None]:
+        """One ``[O]`` a product."""
+        if self.bias is None:
+            return [None] * self.groups
+        return list(transform_bias(self.bias, self.inverse_transform).chunk(self.groups))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, Fourier rotations={self.in_rotations}→{self.out_rotations}"
