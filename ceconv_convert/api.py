@@ -25,7 +25,7 @@ from ceconv_convert.graph import (
     write_metadata,
     write_onnx,
 )
-from ceconv_convert.modules import AUTO, CIRCULAR, FORMS, copy_model, replace_modules
+from ceconv_convert.modules import AUTO, CIRCULAR, FORMS, copy_model, names_inside, replace_modules
 from ceconv_convert.rewrite import PlanRow, convert, plan, replace_layers, row_as_data
 from ceconv_convert.verification import (
     Evidence,
@@ -187,7 +187,7 @@ def chosen_row(row: PlanRow, exported: Exported) -> PlanRow:
     """
     chosen = exported.compiled.choices
     for name in (row.name, *row.aliases):
-        for part in (name, name.partition(".")[2]):
+        for part in names_inside(name):
             forms = dict.fromkeys(choice.form for choice in chosen if choice.layer == part)
             if forms:  # more than one where it is called more than once
                 return replace(row, form=", ".join(forms))

@@ -2,6 +2,7 @@
 
     python docs/benchmarks.py [resnet18 …] [--eager]
 
+Without names: those of the first table. By name also resnet44-batch8, resnet18-n8 and resnet18-n12.
 Random weights; batch norm statistics moved off their initial values. All candidates of a network in one run.
 """
 
@@ -59,11 +60,17 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "cecnn": (lambda: CECNN(17, 3, 7, True), (64, 3, 28, 28)),
 }
 
+FURTHER: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
+    "resnet44-batch8": (NETWORKS["resnet44"][0], (8, *SMALL)),
+    "resnet18-n8": (lambda: _resnet18(8, separable=False), (1, *LARGE)),
+    "resnet18-n12": (lambda: _resnet18(12, separable=False), (1, *LARGE)),
+}
+
 
 def network(name: str) -> nn.Module:
     """A network of the table, its statistics moved."""
     torch.manual_seed(0)
-    model = NETWORKS[name][0]().eval()
+    model = (NETWORKS | FURTHER)[name][0]().eval()
     for key, buffer in model.named_buffers():
         if key.endswith("running_mean"):
             buffer.normal_(0, 0.3)
@@ -75,7 +82,7 @@ def network(name: str) -> nn.Module:
 def main(names: Sequence[str], *, eager: bool) -> None:
     """Measure and print."""
     for name in names:
-        model, shape = network(name), NETWORKS[name][1]
+        model, shape = network(name), (NETWORKS | FURTHER)[name][1]
         with TemporaryDirectory() as folder:
             files = export_candidates(model, Path(folder), torch.randn(2, *shape[1:]))
             modules = eager_candidates(model) if eager else {}

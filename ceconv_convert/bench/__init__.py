@@ -4,16 +4,15 @@ from ceconv_convert.bench.measure import Bench, Row, measure
 from ceconv_convert.bench.providers import check_threads, provider_named
 from ceconv_convert.bench.table import (
     HEADINGS,
-    RUNTIMES,
     bench_as_data,
     bench_as_lines,
     row_as_texts,
     time_as_text,
+    title,
 )
 
 __all__ = [
     "HEADINGS",
-    "RUNTIMES",
     "Bench",
     "Row",
     "bench_as_data",
@@ -23,4 +22,5 @@ __all__ = [
     "provider_named",
     "row_as_texts",
     "time_as_text",
+    "title",
 ]

@@ -20,7 +20,7 @@ from ceconv_convert.bench.providers import check_provider, cores
 from ceconv_convert.bench.timing import interleave, median, middle_half
 from ceconv_convert.errors import BenchError, first_line
 from ceconv_convert.graph import OnnxRunner, multiplications
-from ceconv_convert.verification import Outputs, flatten
+from ceconv_convert.verification import Outputs, as_text, distance, flatten, largest
 
 Progress = Callable[[int, int], None]
 _MATRIX = 1024
@@ -108,58 +108,53 @@ def measure(
         BenchError: where a candidate cannot run on the input, or with that provider.
     """
     count = threads or cores()
+    outputs: dict[tuple[str, str], Outputs] = {}
+    runs: dict[str, Callable[[], object]] = {}
+    with _said(x):
+        for name, path in files.items():
+            runner = OnnxRunner(path, provider, count)
+            check_provider(provider, runner.provider)
+            outputs["onnx", name] = runner(x)
+            runs[name] = partial(runner, x)
+        times = interleave({**runs, _RATE: _product(provider, count)}, progress=progress)
+        rate = _MATRIX**3 / median(times[_RATE])
+        runs.clear()
+        device = torch.device("cuda" if provider.startswith("CUDA") and torch.cuda.is_available() else "cpu")
+        with _torch_threads(count), torch.inference_mode():
+            moved, image = {name: module.to(device) for name, module in modules.items()}, x.to(device)
+            for name, module in moved.items():
+                found = flatten(module(image.clone()))  # a forward pass may work in place
+                outputs["torch", name] = tuple(output.cpu() for output in found)
+            eager = interleave({name: _bound(module, image) for name, module in moved.items()})
+        exact = outputs.get(("torch", baseline), outputs.get(("onnx", baseline)))
+        rows: list[Row] = []
+        for name, path in files.items():
+            probed = probe(path, provider, count, x.shape)
+            products = multiplications(path, x[:1]) * len(x)
+            row = replace(
+                _timed(name, "onnx", times, baseline, _error(outputs["onnx", name], exact)),
+                size=_size(path),
+                load=probed.load,
+                memory=probed.memory,
+                multiplications=products,
+                limit=products / rate,
+            )
+            rows.append(row)
+        for name in modules:
+            rows.append(_timed(name, "torch", eager, baseline, _error(outputs["torch", name], exact)))
+    return Bench(tuple(x.shape), count, provider, _processor(provider), rate, tuple(rows))
+
+
+@contextmanager
+def _said(x: Tensor) -> Iterator[None]:
+    """What goes wrong outside of this package, as a BenchError."""
     try:
-        return _measured(files, modules, x, provider, count, baseline, progress)
+        yield
     except (RuntimeError, MemoryError) as error:
-        shape = "×".join(map(str, x.shape))
+        shape = as_text(tuple(x.shape))
         raise BenchError(f"the candidates cannot be measured on {shape}: {first_line(error)}") from error
     except OSError as error:
         raise BenchError(f"a file for measuring cannot be written: {error.strerror or error}") from error
-
-
-def _measured(
-    files: Mapping[str, Path],
-    modules: Mapping[str, nn.Module],
-    x: Tensor,
-    provider: str,
-    count: int,
-    baseline: str,
-    progress: Progress | None,
-) -> Bench:
-    outputs: dict[tuple[str, str], Outputs] = {}
-    runs: dict[str, Callable[[], object]] = {}
-    for name, path in files.items():
-        runner = OnnxRunner(path, provider, count)
-        check_provider(provider, runner.provider)
-        outputs["onnx", name] = runner(x)
-        runs[name] = partial(runner, x)
-    times = interleave({**runs, _RATE: _product(provider, count)}, progress=progress)
-    rate = _MATRIX**3 / median(times[_RATE])
-    runs.clear()
-    device = torch.device("cuda" if provider.startswith("CUDA") and torch.cuda.is_available() else "cpu")
-    with _torch_threads(count), torch.inference_mode():
-        moved, image = {name: module.to(device) for name, module in modules.items()}, x.to(device)
-        for name, module in moved.items():
-            found = flatten(module(image.clone()))  # a forward pass may work in place
-            outputs["torch", name] = tuple(output.cpu() for output in found)
-        eager = interleave({name: _bound(module, image) for name, module in moved.items()})
-    exact = outputs.get(("torch", baseline), outputs.get(("onnx", baseline)))
-    rows = []
-    for name, path in files.items():
-        probed = probe(path, provider, count, x.shape)
-        products = multiplications(path, x[:1]) * len(x)
-        row = replace(
-            _timed(name, "onnx", times, baseline, _error(outputs["onnx", name], exact)),
-            size=_size(path),
-            load=probed.load,
-            memory=probed.memory,
-            multiplications=products,
-            limit=products / rate,
-        )
-        rows.append(row)
-    for name in modules:
-        rows.append(_timed(name, "torch", eager, baseline, _error(outputs["torch", name], exact)))
-    return Bench(tuple(x.shape), count, provider, _processor(provider), rate, tuple(rows))
 
 
 def _timed(name: str, runtime: str, times: Mapping[str, list[float]], baseline: str, error: float) -> Row:
@@ -170,16 +165,17 @@ def _timed(name: str, runtime: str, times: Mapping[str, list[float]], baseline: 
 
 
 def _error(outputs: Outputs, exact: Outputs | None) -> float:
-    """The worst distance over all outputs, each over its largest value; equal outputs have none."""
-    worst = 0.0
-    for found, truth in zip(outputs, exact or (), strict=exact is not None):
-        difference, scale = (found.double() - truth.double()).abs(), truth.double().abs()
-        if difference.numel() and not torch.equal(found, truth):
-            distance, largest = float(difference.max()), float(scale.max())
-            worst = max(worst, distance / largest if largest else math.inf)
-            if not math.isfinite(distance):
-                return distance
-    return worst
+    """The worst distance over all outputs, each over its largest value; what is not finite is worst."""
+    pairs = zip(outputs, exact, strict=True) if exact is not None else ()
+    errors = (_relative(found, truth) for found, truth in pairs)
+    return max(errors, key=lambda error: (not math.isfinite(error), error), default=0.0)
+
+
+def _relative(found: Tensor, truth: Tensor) -> float:
+    if torch.equal(found, truth):
+        return 0.0
+    scale = largest(truth)
+    return distance(found, truth) / scale if scale else math.inf
 
 
 def _bound(module: nn.Module, image: Tensor) -> Callable[[], object]:

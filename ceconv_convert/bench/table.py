@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 
 from ceconv_convert.bench.measure import Bench, Row
+from ceconv_convert.verification import as_text
 
 HEADINGS = (
     "candidate",
@@ -20,13 +21,13 @@ HEADINGS = (
 )
 _UNSTEADY = 0.25
 """Of the median: where the middle half of the runs is wider, the times mean little."""
-RUNTIMES = {"onnx": "ONNX Runtime", "torch": "PyTorch eager"}
+_RUNTIMES = {"onnx": "ONNX Runtime", "torch": "PyTorch eager"}
 
 
 def row_as_texts(row: Row) -> tuple[str, ...]:
     """A row, one text a heading; empty where nothing was measured."""
     return (
-        f"{row.name}, {RUNTIMES[row.runtime]}",
+        title(row.name, row.runtime),
         time_as_text(row.seconds),
         "" if row.ratio is None else f"{row.ratio:.2f}×",
         f"{row.error:.1e}",
@@ -36,6 +37,11 @@ def row_as_texts(row: Row) -> tuple[str, ...]:
         "" if row.multiplications is None else f"{_three(row.multiplications / 1e9)}·10⁹",
         "" if row.limit is None else time_as_text(row.limit),
     )
+
+
+def title(name: str, runtime: str) -> str:
+    """A candidate in words."""
+    return f"{name}, {_RUNTIMES[runtime]}"
 
 
 def time_as_text(seconds: float) -> str:
@@ -53,10 +59,9 @@ def _three(number: float) -> str:
 
 def bench_as_lines(bench: Bench) -> list[str]:
     """What the table says about, and on what it was measured."""
-    shape = "×".join(map(str, bench.shape))
     threads = f"{bench.threads} thread{'' if bench.threads == 1 else 's'}"
     return [
-        f"{shape} on {bench.processor}; {threads}, {bench.provider}",
+        f"{as_text(bench.shape)} on {bench.processor}; {threads}, {bench.provider}",
         "medians of interleaved runs; speed against the original in the same runtime; limit: the "
         f"multiplications at {bench.rate / 1e9:.0f}·10⁹ a second, a large matrix product's rate here",
         *(_unsteady(row) for row in bench.rows if row.high - row.low > _UNSTEADY * row.seconds),
@@ -65,7 +70,7 @@ def bench_as_lines(bench: Bench) -> list[str]:
 
 def _unsteady(row: Row) -> str:
     return (
-        f"{row.name}, {RUNTIMES[row.runtime]}: a quarter of its runs took more than {time_as_text(row.high)},"
+        f"{title(row.name, row.runtime)}: a quarter of its runs took more than {time_as_text(row.high)},"
         f" another less than {time_as_text(row.low)}: something else may run on this machine"
     )
 

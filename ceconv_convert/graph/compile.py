@@ -12,7 +12,6 @@ from onnx_ir.passes import common
 from ceconv_convert.graph.dialect import DOMAIN, Layer, attach
 from ceconv_convert.graph.metadata import FOLDED
 from ceconv_convert.graph.passes import Choice, choose, fold_norms, form_regions, lower
-from ceconv_convert.graph.passes.costs import block_of
 
 
 @dataclass(frozen=True)
@@ -28,23 +27,21 @@ class Compiled:
     fired: Mapping[str, int] = field(default_factory=dict)
 
 
-def compile_graph(
-    model: ir.Model, layers: Mapping[str, Layer], *, form: str, processor: str | None = None
-) -> Compiled:
+def compile_graph(model: ir.Model, layers: Mapping[str, Layer], *, form: str, block: int) -> Compiled:
     """Rewrite ``model`` in place, and note in it which layers have no features of their own any more.
 
     Args:
         model: as exported, with ``Layer`` nodes.
         layers: their meaning, by name.
         form: ``auto`` (by the cost model) or ``fourier`` (wherever it applies).
-        processor: that the file is for, ``avx2`` or ``avx512``; None is this machine's.
+        block: channels that the runtime takes abreast.
     """
     graph = model.graph
     ends = [(value.shape, value.type) for value in graph.outputs]
     attach(graph, layers)
     norms = fold_norms(graph)
     fired = {"fold_norms": len(norms), "form_regions": form_regions(graph)}
-    choices = choose(graph, form=form, block=block_of(processor))
+    choices = choose(graph, form=form, block=block)
     fired["lower"] = lower(graph)
     folded = {name for names in norms for name in names}
     if folded:

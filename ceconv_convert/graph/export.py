@@ -79,7 +79,7 @@ def write_onnx(
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= opset <= newest:
         raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
-    block_of(processor)  # one that is not known is said at once
+    block = block_of(processor)  # one that is not known is said at once
     module = unwrapped(copy_model(model).eval())
     if _is_symbolic(module) and not _has_symbolic():
         raise ExportError(
@@ -90,7 +90,7 @@ def write_onnx(
     program, reason = _exported(module, example, DEFAULT_OPSET if layers else opset, size=dynamic_size)
     compiled = Compiled()
     if layers:
-        compiled = _compiled(program, layers, opset, form, processor)
+        compiled = _compiled(program, layers, opset, form, block)
     _save(program, path)
     found = opset_of(path)
     if found != opset:
@@ -123,11 +123,9 @@ def _exported(module: nn.Module, example: Tensor, opset: int, *, size: bool) -> 
         raise ExportError(f"torch cannot export the network: {_explain(error)}{instead}") from error
 
 
-def _compiled(
-    program: ir.Model, layers: Mapping[str, Layer], opset: int, form: str, processor: str | None
-) -> Compiled:
+def _compiled(program: ir.Model, layers: Mapping[str, Layer], opset: int, form: str, block: int) -> Compiled:
     try:
-        compiled = compile_graph(program, layers, form=form, processor=processor)
+        compiled = compile_graph(program, layers, form=form, block=block)
         with quiet():
             convert_version(program, opset, fallback=True)
     except _FAILURES as error:

@@ -18,7 +18,7 @@ from ceconv_convert.modules import AUTO, FORMS, copy_model, unwrapped
 from ceconv_convert.pipeline.job import BenchJob, Session
 from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.rewrite import convert
-from ceconv_convert.verification import Evidence
+from ceconv_convert.verification import Evidence, random_input
 from ceconv_convert.verification.evidence import Progress
 
 _ORIGINAL = "original"
@@ -54,7 +54,7 @@ def run_bench(session: Session, asked: BenchJob, terminal: Terminal) -> Bench:
                 folder,
                 evidence.inputs[1],
                 dynamic_size=evidence.fixed_size is None,
-                opset=session.job.opset,
+                opset=session.job.onnx_opset,
                 processor=session.job.processor,
                 progress=progress,
             )
@@ -66,9 +66,8 @@ def run_bench(session: Session, asked: BenchJob, terminal: Terminal) -> Bench:
 
 
 def _images(count: int, evidence: Evidence, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
     try:
-        return torch.randn(count, *evidence.shape, generator=generator).to(evidence.dtype)
+        return random_input((count, *evidence.shape), seed, evidence.dtype, torch.device("cpu"))
     except RuntimeError as error:  # torch's for too little memory too
         raise BenchError(f"a batch of {count} cannot be made: {first_line(error)}") from error
 
@@ -89,7 +88,7 @@ def export_candidates(
     example: Tensor,
     *,
     dynamic_size: bool = True,
-    opset: int | None = None,
+    opset: int = DEFAULT_OPSET,
     processor: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Path]:
@@ -103,7 +102,7 @@ def export_candidates(
             network,
             files[form],
             example,
-            opset=DEFAULT_OPSET if opset is None else opset,
+            opset=opset,
             dynamic_size=dynamic_size,
             form=form,
             processor=processor,

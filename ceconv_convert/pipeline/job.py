@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ceconv_convert.api import chosen_row
 from ceconv_convert.checkpoint import Source, provenance
-from ceconv_convert.graph import Exported
+from ceconv_convert.graph import DEFAULT_OPSET, Exported
 from ceconv_convert.modules import AUTO
 from ceconv_convert.rewrite import Plan, row_as_data
 from ceconv_convert.verification import Evidence, Outputs, Verdict, run_module, verdict_summary
@@ -64,6 +64,11 @@ class Job:
     def onnx_form(self) -> str:
         """Of ``.onnx`` outputs."""
         return AUTO if self.form is None else self.form
+
+    @property
+    def onnx_opset(self) -> int:
+        """Of ``.onnx`` outputs."""
+        return DEFAULT_OPSET if self.opset is None else self.opset
 
     @property
     def module_form(self) -> str | None:
@@ -126,12 +131,13 @@ class Session:
         self, verdict: Verdict | None, form: str | None = None, exported: Exported | None = None
     ) -> provenance.Record:
         """The provenance of an output, or of a report; of an ONNX file with the forms that were chosen."""
-        rows, planned = self.layers.convertible, None if self.job.converted else self.layers.form
-        if self.job.converted is not None:
+        rows = self.layers.convertible
+        if self.job.converted is not None:  # nothing is converted
             rows = tuple(replace(row, form=None) for row in rows)
+        elif form is None:
+            form = self.layers.form
         if exported is not None:
             rows = tuple(chosen_row(row, exported) for row in rows)
         summary = None if verdict is None else verdict_summary(verdict)
         name, sha256 = self.source.path.name, self.source.sha256
-        form = planned if form is None else form
         return provenance.record(name, sha256, form, map(row_as_data, rows), summary)

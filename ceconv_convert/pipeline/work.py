@@ -20,7 +20,7 @@ from ceconv_convert.checkpoint import (
     save_module,
     save_tensors,
 )
-from ceconv_convert.graph import CONVOLVED, DEFAULT_OPSET, Exported, OnnxRunner, choices_as_lines
+from ceconv_convert.graph import CONVOLVED, Exported, OnnxRunner, choices_as_lines
 from ceconv_convert.modules import FORMS, copy_model
 from ceconv_convert.pipeline.job import Candidates, Session
 from ceconv_convert.report.terminal import Terminal
@@ -95,7 +95,6 @@ def _export(
         with terminal.progress("running the original in float32"):
             model, network = copy_model(model).float(), None
             evidence = gather(model, evidence.shape, seed=job.seed)
-    opset = DEFAULT_OPSET if job.opset is None else job.opset
     form = job.onnx_form
 
     def record(verdict: Verdict, exported: Exported) -> provenance.Record:
@@ -105,7 +104,7 @@ def _export(
         if network is None or form in COMPILED:
             network = exportable(model, form)
         exported, verdict = write_judged_onnx(
-            evidence, network, staged, form=form, opset=opset, processor=job.processor, record=record
+            evidence, network, staged, form=form, opset=job.onnx_opset, processor=job.processor, record=record
         )
     if exported.reason is not None:
         terminal.line(f"{output}: height and width are fixed, {exported.reason}")

@@ -96,13 +96,13 @@ def hue_wheel(hue: Mapping[str, Any], what: str) -> str:
 
 def timing_bars(bench: Mapping[str, Any]) -> str:
     """A bar a candidate, its median time; the dark part is what its multiplications alone would take."""
-    from ceconv_convert.bench import RUNTIMES, time_as_text  # it brings torch along
+    from ceconv_convert.bench import time_as_text, title  # it brings torch along
 
     rows = bench["rows"]
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": "times"}):
         figure = Figure(figsize=(9.5, 0.42 * len(rows) + 0.8), layout="constrained")
         axes = figure.add_subplot()
-        names = [f"{row['name']}, {RUNTIMES[row['runtime']]}" for row in rows]
+        names = [title(row["name"], row["runtime"]) for row in rows]
         places = list(range(len(rows)))
         times = [1e3 * row["seconds"] for row in rows]
         colors = [_ORIGINAL if row["name"] == "original" else _TIMES[row["runtime"]] for row in rows]

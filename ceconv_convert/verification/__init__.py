@@ -1,7 +1,9 @@
 """The float64 referee, and the verdict on a conversion."""
 
+from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.evidence import Evidence, Outputs, flatten, gather, run_module
 from ceconv_convert.verification.hue import hue_circle
+from ceconv_convert.verification.inputs import as_text, random_input
 from ceconv_convert.verification.judge import judge, judge_module, symmetries_of
 from ceconv_convert.verification.plain import verdict_in_full, verdict_summary
 from ceconv_convert.verification.symmetry import Turn
@@ -21,11 +23,15 @@ __all__ = [
     "Outputs",
     "Turn",
     "Verdict",
+    "as_text",
+    "distance",
     "flatten",
     "gather",
     "hue_circle",
     "judge",
     "judge_module",
+    "largest",
+    "random_input",
     "run_module",
     "symmetries_of",
     "verdict_as_line",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ceconv_convert.modules import names_inside
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.layouts import Layouts
 from ceconv_convert.verification.steps import Step
@@ -58,11 +59,11 @@ class Walk:
         steps = [step for step in self.original if step.key in self.exact]
         checks = [self._check(step, self._most_like(self.exact[step.key], layouts)) for step in steps]
         # A norm that takes a layer up speaks for it; one behind a sum, or that is no module, does not.
-        spoken = {source for step in self.original if step.is_norm for source in step.sources}
-        free = {step.key for index, step in enumerate(self.original) if index not in spoken}
+        norms = (step for step in self.original if step.is_norm)
+        spoken = {self.original[source].key for norm in norms for source in norm.sources}
         explained = zip(steps, self._explained(checks), strict=True)
         return [
-            _without_features(check) if step.key in free and _is_in(step.name, folded) else check
+            _without_features(check) if step.key not in spoken and _is_in(step.name, folded) else check
             for step, check in explained
         ]
 
@@ -116,7 +117,7 @@ class Walk:
 
 def _is_in(name: str, folded: Collection[str]) -> bool:
     """Whether a layer took up a norm; a wrapper's name, as DataParallel's, is not in the file."""
-    return name in folded or name.partition(".")[2] in folded
+    return any(inside in folded for inside in names_inside(name))
 
 
 def _without_features(check: StepCheck) -> StepCheck:

@@ -213,9 +213,9 @@ def _pool(node: ir.Node) -> bool:
     if origin is None:
         return False
     value, kind, flat = origin
-    if node.op_type.startswith("Global") and flat:
-        return through(node, [value], kind, flat=True)
     if node.op_type.startswith("Global"):
+        if flat:
+            return through(node, [value], kind, flat=True)
         op_type = "ReduceMean" if node.op_type == "GlobalAveragePool" else "ReduceMax"
         _reduced(node, op_type, space=True, rotations=True, keeps=True)
         return True
