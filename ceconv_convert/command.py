@@ -32,6 +32,13 @@ def _parse_shape(
     return tuple(map(int, digits))
 
 
+def _check_seed(context: click.Context, parameter: click.Parameter, value: int) -> int:
+    """What torch takes; as click's own range it would fill a line of the help."""
+    if not 0 <= value <= _LARGEST_SEED:
+        raise click.BadParameter(f"{value} is not in the range from 0 to {_LARGEST_SEED}")
+    return value
+
+
 def _parse_arguments(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, object]:
@@ -130,7 +137,8 @@ def _parse_arguments(
 @click.option("--provider", metavar="NAME", help="ONNX Runtime's, for --bench: cpu, cuda, …  [default: cpu]")
 @click.option(
     "--seed",
-    type=click.IntRange(0, _LARGEST_SEED),
+    type=int,
+    callback=_check_seed,
     default=0,
     metavar="N",
     show_default=True,
