@@ -203,6 +203,8 @@ def _norm(node: ir.Node) -> bool:
     origin = origin_of(node.inputs[0])
     if origin is None or origin[2] or any(constant(value) is None for value in node.inputs[1:]):
         return False
+    if integer(node, "training_mode"):  # its statistics would be those of the padding, too
+        return False
     value, kind, _ = origin
     return through(node, [value, *node.inputs[1:]], kind, flat=False)
 
@@ -232,7 +234,7 @@ def _reduce(node: ir.Node) -> bool:
     """Over the rotations, over height and width, or over all three."""
     origin = origin_of(node.inputs[0])
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    if origin is None or axes is None:
+    if origin is None or axes is None or not axes.size:  # no axes are all of them, or none at all
         return False
     rank = _RANK - origin[2]
     over, space = {int(axis) % rank for axis in axes.tolist()}, {rank - 2, rank - 1}
