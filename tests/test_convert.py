@@ -502,3 +502,15 @@ def test_lifting_layers_of_one_weight_and_matrices_that_learn_apart():
     converted = convert(nn.ModuleList([first, second]))
     assert converted[0].weight is converted[1].weight
     assert converted[0].transformation_matrix is not converted[1].transformation_matrix
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_converted_network_takes_a_state_dict_on_the_meta_device(form):
+    """As loaders do that first lay out a network, and give it its numbers afterwards."""
+    converted = convert(small_network(), form)
+    state = converted.state_dict()
+    empty = convert(small_network(), form).to("meta")
+    assert not empty.load_state_dict(empty.state_dict(), assign=True).missing_keys
+    empty.load_state_dict({name: tensor.to("meta") for name, tensor in state.items()}, assign=True)
+    empty.load_state_dict(state, assign=True)
+    assert same_state(empty.state_dict(), state)
