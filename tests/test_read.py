@@ -1,11 +1,14 @@
 """Readers follow the forward pass, and refuse by name what is not accounted for."""
 
+import copy
+import zipfile
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from ceconv_convert import CEConv2d
+from ceconv_convert import CEConv2d, convert, load, verify
 from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.read import LayerReading, Refusal, find_sites, is_candidate, read_layer
 from tests import foreign
@@ -98,13 +101,41 @@ def test_unaccounted_tensors_are_named():
     assert "running_gate, scale" in reason(layer)
 
 
-def test_attributes_of_a_pickled_derivative_are_named():
+def test_attributes_of_a_pickled_derivative_are_named(tmp_path):
     """A pickle's class name becomes ours on loading: only its attributes tell it apart."""
-    layer = CEConv2d(3, 3, 2, 2, 3)
-    layer.spatial_rotations = 4
+    layer = pickled_as_published(CEConv2d(3, 3, 2, 2, 3), tmp_path / "a.pt", spatial_rotations=4)
     assert "spatial rotations" in reason(layer)
-    layer.spatial_rotations = None
-    assert isinstance(read_layer(layer), LayerReading)
+    assert "no tag" in reason(pickled_as_published(layer, tmp_path / "a.pt", spatial_rotations=None, tag=1))
+    assert isinstance(read_layer(pickled_as_published(layer, tmp_path / "a.pt", tag=None)), LayerReading)
+    assert "no tag" in reason(copy.deepcopy(pickled_as_published(layer, tmp_path / "a.pt", tag=1)))
+
+
+def pickled_as_published(layer, path, **attributes):
+    """What loading gives for a layer under the published class name, with further attributes."""
+    vars(layer).update(attributes)
+    torch.save(layer, path)
+    names = {
+        b"cceconv_convert.layers.ceconv2d\nCEConv2d\n": b"cceconv.ceconv2d\nCEConv2d\n",
+    }
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            for ours, published in names.items():
+                content = content.replace(ours, published)
+            archive.writestr(name, content)
+    return load(path)
+
+
+@pytest.mark.parametrize("value", [1, "text", torch.ao.quantization.default_qconfig], ids=type)
+def test_attributes_of_a_live_layer_of_ours_change_nothing(tmp_path, value):
+    model = nn.Sequential(CEConv2d(1, 3, 3, 2, 3), CEConv2d(3, 3, 2, 2, 3))
+    model[0].tag = model[1].qconfig = value
+    assert isinstance(read_layer(model[0]), LayerReading)
+    assert verify(model, convert(model)).passed
+    if value == 1:
+        torch.save(model, tmp_path / "a.pt")
+        assert isinstance(read_layer(load(tmp_path / "a.pt")[0]), LayerReading)
 
 
 def test_a_forward_pass_of_its_own_is_refused():

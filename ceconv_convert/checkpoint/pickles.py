@@ -73,7 +73,7 @@ def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
     stand_ins = StandIns()
     allowed += [(cls, name) for name, cls in classes.items() if cls is not None]
     pairs: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-        (stand_ins.of(cls), name) for cls, name in allowed
+        (stand_ins.of(cls, name), name) for cls, name in allowed
     ]
     try:
         with torch.serialization.safe_globals(pairs):

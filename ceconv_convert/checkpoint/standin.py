@@ -11,15 +11,17 @@ from typing import Any
 
 from torch import nn
 
+from ceconv_convert.layers import PICKLED_AS
+
 
 class StandIns:
     """Stand-ins for module classes; ``restore`` turns what was made of them into the real thing."""
 
     def __init__(self) -> None:
-        self._made: list[tuple[nn.Module, type[nn.Module]]] = []
+        self._made: list[tuple[nn.Module, type[nn.Module], str]] = []
 
-    def of(self, cls: type) -> type:
-        """The stand-in for a module class; any other class is its own."""
+    def of(self, cls: type, name: str) -> type:
+        """The stand-in for a module class that a file calls ``name``; any other class is its own."""
         if not issubclass(cls, nn.Module):
             return cls
         made = self._made
@@ -28,7 +30,7 @@ class StandIns:
             if arguments or options:
                 refuse()
             module: nn.Module = object.__new__(stand_in)
-            made.append((module, cls))
+            made.append((module, cls, name))
             return module
 
         def refuse(*arguments: Any, **options: Any) -> None:
@@ -38,7 +40,9 @@ class StandIns:
         return types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(members))
 
     def restore(self) -> None:
-        """Give every instance its real class."""
-        for module, cls in self._made:
+        """Give every instance its real class; one with another class name in the file keeps that."""
+        for module, cls, name in self._made:
             object.__setattr__(module, "__class__", cls)  # nn.Module's own setter reads its state
+            if name != f"{cls.__module__}.{cls.__qualname__}":
+                vars(module)[PICKLED_AS] = name
         self._made.clear()

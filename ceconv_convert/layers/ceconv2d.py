@@ -14,6 +14,10 @@ from ceconv_convert.kernel.color import hue_rotation_matrix
 from ceconv_convert.kernel.expand import expand_cyclic, expand_lifting, fold
 
 
+PICKLED_AS = "_pickled_as"
+"""Attribute of a module that a file has under another class name: that name."""
+
+
 class CEConv2d(nn.Conv2d):
     """Color-equivariant convolution, state-dict compatible with the published layer.
 

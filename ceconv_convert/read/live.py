@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.spec import KernelSpec, normalize_padding, normalize_pair
-from ceconv_convert.layers import CEConv2d
+from ceconv_convert.layers import PICKLED_AS, CEConv2d
 from ceconv_convert.modules import TargetLayer, copy_model
 from ceconv_convert.read.derivatives import CLASS_NAMES, REFUSED_CLASSES, known_reason
 from ceconv_convert.read.probe import disagreement
@@ -177,11 +177,7 @@ def is_ours(module: nn.Module) -> bool:
 
 
 def _unaccounted(module: nn.Module) -> list[str]:
-    """Names of parameters, buffers and sub-modules that the published layer does not have.
-
-    Of our own class, attributes count too: a pickled derivative under the published class name becomes ours
-    on loading, and then only its attributes tell.
-    """
+    """Names of parameters, buffers, sub-modules and methods that the published layer does not have."""
     expected = {"weight", "bias"}
     expected.add(
         "transformation_matrix" if getattr(module, "in_rotations", None) == 1 else "pointwise_weight"
@@ -194,13 +190,22 @@ def _unaccounted(module: nn.Module) -> list[str]:
             unknown.append(name)
     unknown += [name for name, _ in module.named_children() if name != "parametrizations"]
     if is_ours(module):
-        unknown += [name for name, value in vars(module).items() if _is_foreign(name, value)]
+        unknown += [name for name, value in vars(module).items() if _is_foreign(module, name, value)]
     return sorted(set(unknown))
 
 
-def _is_foreign(name: str, value: object) -> bool:
-    """Whether an attribute marks another layer; a derivative's switch that is off changes nothing."""
-    return not name.startswith("_") and name not in _ATTRIBUTES and value is not False and value is not None
+def _is_foreign(module: nn.Module, name: str, value: object) -> bool:
+    """Whether an attribute of a layer of our own class says that it is another layer.
+
+    One that hides a method or a parameter does. Other attributes change nothing that our class computes,
+    unless the layer was pickled under another class name: then they are all that is left of that class. A
+    derivative's switch that is off changes nothing there either.
+    """
+    if callable(getattr(type(module), name, None)) or name in module._parameters:
+        return True
+    if PICKLED_AS not in vars(module) or name.startswith("_") or name in _ATTRIBUTES:
+        return False
+    return value is not False and value is not None
 
 
 def _explain(unknown: list[str]) -> str:
