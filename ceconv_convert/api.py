@@ -25,7 +25,7 @@ from ceconv_convert.graph import (
     write_metadata,
     write_onnx,
 )
-from ceconv_convert.modules import AUTO, CIRCULAR, FORMS, copy_model, names_inside, replace_modules
+from ceconv_convert.modules import AUTO, CIRCULAR, FORMS, copy_model, replace_modules
 from ceconv_convert.rewrite import PlanRow, convert, plan, replace_layers, row_as_data
 from ceconv_convert.verification import (
     Evidence,
@@ -181,16 +181,13 @@ def _compilable(model: nn.Module, form: str) -> nn.Module:
 
 
 def chosen_row(row: PlanRow, exported: Exported) -> PlanRow:
-    """The row with the form that the compiler chose for it, if it did.
-
-    A network inside a wrapper, as DataParallel's, is exported without it.
-    """
+    """The row with the form that the compiler chose for it, if it did."""
     chosen = exported.compiled.choices
     for name in (row.name, *row.aliases):
-        for part in names_inside(name):
-            forms = dict.fromkeys(choice.form for choice in chosen if choice.layer == part)
-            if forms:  # more than one where it is called more than once
-                return replace(row, form=", ".join(forms))
+        inside = name.removeprefix(exported.prefix)
+        forms = dict.fromkeys(choice.form for choice in chosen if choice.layer == inside)
+        if forms:  # more than one where it is called more than once
+            return replace(row, form=", ".join(forms))
     return row
 
 

@@ -1,6 +1,7 @@
 """ONNX files: standard, as asked for, and the same numbers in ONNX Runtime and the reference evaluator."""
 
 import logging
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,13 +12,17 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from ceconv_convert import CEConv2d, convert, export_onnx, verify
-from ceconv_convert.api import exportable, write_judged_onnx
+from ceconv_convert import CEConv2d, convert, export_onnx, plan, verify
+from ceconv_convert.api import chosen_row, exportable, write_judged_onnx
 from ceconv_convert.errors import ExportError, NothingToConvertError, OutputError
-from ceconv_convert.graph import OnnxRunner, check_file, export
+from ceconv_convert.graph import Exported, OnnxRunner, check_file, export
 from ceconv_convert.graph.check import all_nodes
-from ceconv_convert.modules import FORMS
+from ceconv_convert.graph.compile import Compiled
+from ceconv_convert.graph.passes import Choice
+from ceconv_convert.modules import FORMS, wrapper_prefix
 from ceconv_convert.verification import gather
+from ceconv_convert.verification.steps import Step
+from ceconv_convert.verification.walk import Walk
 from tests.support import golden_layers, relative, small_network
 
 EVERY_FORM = pytest.mark.parametrize("form", FORMS)
@@ -253,6 +258,23 @@ def test_a_wrapped_network_is_exported_without_its_wrapper(tmp_path, wrap):
     x = torch.randn(3, 3, 20, 24)
     (found,) = OnnxRunner(tmp_path / "model.onnx")(x)
     assert relative(found, model(x)) < 1e-5
+
+
+def test_names_are_those_inside_the_wrappers_and_no_others():
+    """A step ``2.0`` is not the layer ``0`` that took up a norm."""
+    steps = [Step(name, 0, torch.ones(1), torch.ones(1), ()) for name in ("module.0", "module.2.0")]
+    exact = {step.key: step.output for step in steps}
+    walk = Walk(torch.ones(1), steps, exact, frozenset(), "module.")
+    checks = walk.compare_values([torch.zeros(1)], folded={"0"})
+    assert [check.problem for check in checks] == [None, "nothing in it has these features"]
+
+
+@pytest.mark.parametrize("wrap", [WRAPPERS["data parallel"], WRAPPERS["both"]])
+def test_a_wrapped_network_has_the_forms_that_were_chosen(tmp_path, wrap):
+    model, exported = wrap(small_network()), Exported(True, prefix=wrapper_prefix(wrap(small_network())))
+    choice = Choice("4", "fourier", (8, 8), {"fourier": 1.0})
+    exported = replace(exported, compiled=Compiled((choice,)))
+    assert [chosen_row(row, exported).form for row in plan(model, "auto")] == ["auto", "fourier", "auto"]
 
 
 def test_a_forward_pass_of_any_inputs_is_exported(tmp_path):

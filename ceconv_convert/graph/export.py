@@ -20,7 +20,7 @@ from ceconv_convert.graph.dialect import Layer, SymbolicLayer, name_layers
 from ceconv_convert.graph.passes.costs import block_of
 from ceconv_convert.graph.quiet import quiet
 from ceconv_convert.graph.tidy import forget_defaults, forget_origin, name_ends
-from ceconv_convert.modules import copy_model, unwrapped
+from ceconv_convert.modules import copy_model, unwrapped, wrapper_prefix
 
 DEFAULT_OPSET = 18
 """The oldest opset that torch's exporter writes without conversion: the most runtimes read it."""
@@ -37,11 +37,13 @@ class Exported:
         dynamic_size: whether height and width are dynamic; the batch always is.
         reason: why they are not.
         compiled: what became of the symbolic layers.
+        prefix: of the network's names inside the wrappers around it, which are not exported.
     """
 
     dynamic_size: bool
     reason: str | None = None
     compiled: Compiled = field(default_factory=Compiled)
+    prefix: str = ""
 
 
 def write_onnx(
@@ -98,7 +100,7 @@ def write_onnx(
             f"the network cannot be written with opset {opset}: the exporter gives {found}; "
             f"pass --opset {found}"
         )
-    return Exported(dynamic_size and reason is None, reason, compiled)
+    return Exported(dynamic_size and reason is None, reason, compiled, wrapper_prefix(model))
 
 
 def _named(module: nn.Module, example: Tensor) -> dict[str, Layer]:

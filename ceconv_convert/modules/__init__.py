@@ -5,7 +5,7 @@ from ceconv_convert.modules.copying import copy_model
 from ceconv_convert.modules.forms import AUTO, FORMS, Form, form_named
 from ceconv_convert.modules.replace import replace_modules
 from ceconv_convert.modules.target import TargetLayer
-from ceconv_convert.modules.wrappers import names_inside, unwrapped
+from ceconv_convert.modules.wrappers import unwrapped, wrapper_prefix
 
 CIRCULAR = (CircularConv3d, ColorStackConv3d)
 
@@ -17,7 +17,7 @@ __all__ = [
     "TargetLayer",
     "copy_model",
     "form_named",
-    "names_inside",
     "replace_modules",
     "unwrapped",
+    "wrapper_prefix",
 ]

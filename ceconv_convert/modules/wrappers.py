@@ -7,13 +7,17 @@ from torch import nn
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
-def names_inside(name: str) -> tuple[str, str]:
-    """A path as it is, and as it would be inside a wrapper.
+def wrapper_prefix(module: nn.Module) -> str:
+    """The path of the network inside the wrappers of data parallelism and compilation, with a dot; or "".
 
-    >>> names_inside("module.conv1.weight")
-    ('module.conv1.weight', 'conv1.weight')
+    >>> wrapper_prefix(nn.DataParallel(nn.ReLU())), wrapper_prefix(nn.Sequential(nn.ReLU()))
+    ('module.', '')
     """
-    return (name, name.partition(".")[2])
+    prefix = ""
+    while (found := _inside(module)) is not None:
+        name, module = found
+        prefix += f"{name}."
+    return prefix
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -22,9 +26,13 @@ def unwrapped(module: nn.Module) -> nn.Module:
     >>> unwrapped(nn.DataParallel(nn.ReLU()))
     ReLU()
     """
-    while True:
-        name = "module" if isinstance(module, _PARALLEL) else "_orig_mod"
-        inner = module._modules.get(name)
-        if inner is None:
-            return module
-        module = inner
+    while (found := _inside(module)) is not None:
+        _, module = found
+    return module
+
+
+def _inside(module: nn.Module) -> tuple[str, nn.Module] | None:
+    """The name and the module that a wrapper is around; None where ``module`` is no wrapper."""
+    name = "module" if isinstance(module, _PARALLEL) else "_orig_mod"
+    inner = module._modules.get(name)
+    return None if inner is None else (name, inner)

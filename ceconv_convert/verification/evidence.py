@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
 from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.modules import wrapper_prefix
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.inputs import (
     BATCHES,
@@ -263,7 +264,7 @@ def _walk(original: nn.Module, referee: nn.Module, specs: Mapping[str, KernelSpe
         for step in steps
         if step.key in exact and exact[step.key].shape == step.output.shape and has_features(exact[step.key])
     }
-    return Walk(x, steps, comparable, frozenset(specs))
+    return Walk(x, steps, comparable, frozenset(specs), wrapper_prefix(original))
 
 
 def _turn(original: nn.Module, referee: nn.Module, specs: Mapping[str, KernelSpec], x: Tensor) -> Turn | str:

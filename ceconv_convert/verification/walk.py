@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ceconv_convert.modules import names_inside
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.layouts import Layouts
 from ceconv_convert.verification.steps import Step
@@ -31,12 +30,14 @@ class Walk:
         original: the original's steps.
         exact: the referee's outputs by step.
         layers: names of the color-equivariant layers.
+        prefix: of all names, by the wrappers around the network: an ONNX file is without them.
     """
 
     input: Tensor
     original: Sequence[Step]
     exact: Mapping[tuple[str, int], Tensor]
     layers: frozenset[str]
+    prefix: str = ""
 
     def compare_steps(self, found: Sequence[Step]) -> list[StepCheck]:
         """Check a candidate module's steps, in the original's order; those that it has."""
@@ -63,7 +64,9 @@ class Walk:
         spoken = {self.original[source].key for norm in norms for source in norm.sources}
         explained = zip(steps, self._explained(checks), strict=True)
         return [
-            _without_features(check) if step.key not in spoken and _is_in(step.name, folded) else check
+            _without_features(check)
+            if step.key not in spoken and step.name.removeprefix(self.prefix) in folded
+            else check
             for step, check in explained
         ]
 
@@ -113,11 +116,6 @@ class Walk:
                 if absent or (taker.is_norm and taken.problem is None):
                     result[step.key] = replace(check, measure=taken.measure, problem=taken.problem)
         return list(result.values())
-
-
-def _is_in(name: str, folded: Collection[str]) -> bool:
-    """Whether a layer took up a norm; a wrapper's name, as DataParallel's, is not in the file."""
-    return any(inside in folded for inside in names_inside(name))
 
 
 def _without_features(check: StepCheck) -> StepCheck:
