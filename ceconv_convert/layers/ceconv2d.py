@@ -13,7 +13,6 @@ from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.color import hue_rotation_matrix
 from ceconv_convert.kernel.expand import expand_cyclic, expand_lifting, fold
 
-
 PICKLED_AS = "_pickled_as"
 """Attribute of a module that a file has under another class name: that name."""
 
