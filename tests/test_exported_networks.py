@@ -48,6 +48,10 @@ def hidden(rotations=3, out=6, out_rotations=3, kernel=3, **options):
     return CEConv2d(rotations, out_rotations, 6, out, kernel, padding=kernel // 2, **options)
 
 
+def norm2d():
+    return nn.InstanceNorm2d(6, affine=True)
+
+
 def after(function, **modules):
     """A network that does something with the features of a lifting layer."""
     return Network(lambda self, x: function(self, self.lifting(x)), lifting=lifting(), **modules)
@@ -76,6 +80,8 @@ NETWORKS = {
         lambda m, y: torch.roll(y, 1, 2) + m.a(y), a=hidden(out_rotations=1, kernel=1)
     ),
     "the same, flat and not": lambda: after(lambda m, y: (y.flatten(1, 2).relu(), y.relu())),
+    "called by keyword": lambda: after(lambda m, y: m.b(input=m.a(input=y)), a=hidden(), b=hidden()),
+    "the mean of a normalized image": lambda: after(lambda m, y: m.n(y.amax(2)).mean((2, 3)), n=norm2d()),
     "forward called": lambda: after(lambda m, y: m.b.forward(m.a.forward(y)), a=hidden(), b=hidden()),
     "attributes read": lambda: after(
         lambda m, y: m.a(y)[..., :: m.a.stride[0]] / m.a.kernel_size[1], a=hidden(stride=2)

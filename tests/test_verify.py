@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from ceconv_convert import CEConv2d, convert, verify
+from ceconv_convert import CEConv2d, GroupCosetMaxPool, convert, verify
 from ceconv_convert.errors import InputShapeError, VerificationError
 from ceconv_convert.modules import FORMS
-from ceconv_convert.verification import gather, judge_module
+from ceconv_convert.verification import distance, gather, judge, judge_module, largest
 from ceconv_convert.verification.inputs import other_size, random_input
 from ceconv_convert.verification.referee import make_referee
+from ceconv_convert.verification.steps import Step
 from ceconv_convert.verification.verdict import FLOOR, MULTIPLE, Measure, pool
+from ceconv_convert.verification.walk import Walk
 from tests import foreign
 from tests.support import golden_layers, relative, same_state, small_network
 
@@ -406,3 +408,37 @@ def test_an_attribute_that_hides_a_module_changes_nothing():
     model = foreign.Network().eval()
     vars(model)["head"] = torch.nn.functional.relu  # the module stays registered
     assert verify(model, convert(model)).passed
+
+
+def test_an_output_that_cancels_is_held_to_the_roundings_behind_it():
+    """Means of normalized images are 0: what a network gives of them are roundings, and nothing else."""
+    torch.manual_seed(0)
+    model = nn.Sequential(CEConv2d(1, 3, 3, 6, 3), GroupCosetMaxPool(), nn.InstanceNorm2d(6))
+    model = nn.Sequential(*model, nn.AdaptiveAvgPool2d(1)).eval()
+    evidence = gather(model, (3, 64, 64))
+    assert judge_module(evidence, convert(model), "the network").passed
+    far = judge(evidence, lambda x: (model(x).detach() + 1e-4,), "another network")
+    assert "above the tolerance" in str(far)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_roundings_move_an_output_about_as_far_as_its_own_error(seed):
+    model = small_network(seed=seed)
+    evidence = gather(model)
+    for x, found, exact in zip(evidence.inputs, evidence.original, evidence.exact, strict=True):
+        (moved,) = evidence.sensitivity.outputs(x, exact)
+        assert distance(found[0], exact[0]) / 2 < moved < 1e-5 * largest(exact[0])
+
+
+def test_a_step_is_not_taken_for_a_neighbour_that_a_sample_cannot_tell_apart():
+    """A clamp that one number of ten thousand reaches."""
+    before = torch.randn(1, 1, 100, 100, generator=torch.Generator().manual_seed(0)).clamp(-2, 2).double()
+    before[0, 0, 3, 1] = 2.5
+    after = before.clamp(-2, 2)
+    step = Step("clamp", 0, before.float(), after.float(), ())
+    walk = Walk(torch.ones(1), [step], {step.key: after}, frozenset())
+    for values in ([before, after], [after, before]):
+        (check,) = walk.compare_values([value.float() for value in values])
+        assert check.problem is None
+    (check,) = walk.compare_values([before.float()])
+    assert check.problem is not None

@@ -118,8 +118,8 @@ class CircularConv3d(_DepthConv3d):
     ) -> None:
         key = f"{prefix}transformation_matrix"
         matrix = state_dict.get(key)
-        known = matrix is not None and not matrix.is_meta  # a matrix without numbers comes with none to check
-        if known and self.in_channels == 3 and color_order(matrix) != self._order():
+        known = matrix is not None and not matrix.is_meta and self.in_channels == 3
+        if matrix is not None and known and color_order(matrix) != self._order():
             error_msgs.append(
                 f"{key} is not the color permutation that this layer was converted with: "
                 "load the weights first, and convert afterwards"

@@ -1,11 +1,12 @@
 """The float64 referee, and the verdict on a conversion."""
 
 from ceconv_convert.verification.distance import distance, largest
-from ceconv_convert.verification.evidence import Evidence, Outputs, flatten, gather, run_module
+from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.hue import hue_circle
 from ceconv_convert.verification.inputs import as_text, random_input
 from ceconv_convert.verification.judge import judge, judge_module, symmetries_of
 from ceconv_convert.verification.plain import verdict_in_full, verdict_summary
+from ceconv_convert.verification.running import Outputs, flatten, run_module
 from ceconv_convert.verification.symmetry import Turn
 from ceconv_convert.verification.verdict import (
     Case,

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES
 from ceconv_convert.kernel.color import hue_turn
-from ceconv_convert.verification.evidence import Evidence, Outputs
+from ceconv_convert.verification.evidence import Evidence
+from ceconv_convert.verification.running import Outputs
 from ceconv_convert.verification.steps import record
 from ceconv_convert.verification.symmetry import Turn
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from ceconv_convert.errors import FOREIGN_FAILURES, first_line
 from ceconv_convert.modules import TargetLayer, copy_model
 from ceconv_convert.verification.distance import distance, distances, largest
-from ceconv_convert.verification.evidence import Evidence, Outputs, Progress, run_module
+from ceconv_convert.verification.evidence import Evidence, Progress
 from ceconv_convert.verification.inputs import as_text
 from ceconv_convert.verification.layers import check_layer, mismatch
+from ceconv_convert.verification.running import Outputs, run_module
 from ceconv_convert.verification.steps import Step, record
 from ceconv_convert.verification.symmetry import Turn
 from ceconv_convert.verification.verdict import (
@@ -62,6 +64,8 @@ def judge(
             break
         outputs, measured = outcome
         found.append(outputs)
+        if any(case.measure.problem for case in measured):
+            measured = _with_sensitivity(evidence, index, measured)
         cases += measured
         if progress is not None:
             progress(index + 1, len(evidence.inputs))
@@ -166,6 +170,17 @@ def _compare(run: Run, x: Tensor, original: Outputs, exact: Outputs) -> tuple[Ou
             return problem
         cases.append(Case(tuple(x.shape), index, _measure(found, wanted, truth, x.dtype)))
     return outputs, cases
+
+
+def _with_sensitivity(evidence: Evidence, index: int, cases: Sequence[Case]) -> list[Case]:
+    """The cases of one input, with how far roundings inside the network may move each output."""
+    moved = evidence.sensitivity.outputs(evidence.inputs[index], evidence.exact[index])
+    return [
+        replace(case, measure=replace(case.measure, moved=moved[case.output]))
+        if case.measure.dtype.is_floating_point
+        else case
+        for case in cases
+    ]
 
 
 def _measure(found: Tensor, wanted: Tensor, truth: Tensor, dtype: torch.dtype) -> Measure:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+StepKey = tuple[str, int]
+"""The path of a module, and which of its calls."""
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -32,7 +34,7 @@ class Step:
     is_norm: bool = False
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> StepKey:
         """The same in every copy of the network."""
         return (self.name, self.call)
 
@@ -59,7 +61,7 @@ def record(network: nn.Module, x: Tensor, names: Collection[str]) -> list[Step]:
     calls: dict[str, int] = {}
     handles = []
 
-    def keep(name: str, module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+    def keep(name: str, module: nn.Module, inputs: list[object], output: object) -> None:
         tensors = [item for item in inputs if isinstance(item, Tensor)]
         if not isinstance(output, Tensor) or not tensors:
             return
@@ -73,17 +75,24 @@ def record(network: nn.Module, x: Tensor, names: Collection[str]) -> list[Step]:
 
     seen: dict[str, Tensor] = {}
 
-    def see(name: str, inputs: tuple[object, ...]) -> None:
+    def see(name: str, inputs: list[object]) -> None:
         if inputs and isinstance(inputs[0], Tensor):
             seen[name] = inputs[0].detach().clone()
 
     modules = dict(network.named_modules(remove_duplicate=False))  # an attribute may hide a registered module
     for name in names:
         module = modules[name]
-        handles.append(module.register_forward_pre_hook(lambda _, inputs, name=name: see(name, inputs)))
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda _, inputs, named, name=name: see(name, [*inputs, *named.values()]), with_kwargs=True
+            )
+        )
         handles.append(
             module.register_forward_hook(
-                lambda module, inputs, output, name=name: keep(name, module, inputs, output)
+                lambda module, inputs, named, output, name=name: keep(
+                    name, module, [*inputs, *named.values()], output
+                ),
+                with_kwargs=True,
             )
         )
     try:

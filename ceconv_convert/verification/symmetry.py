@@ -16,13 +16,11 @@ from torch import Tensor
 from ceconv_convert.kernel.color import rotations_of
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.verification.distance import distance, largest
-from ceconv_convert.verification.steps import Step
+from ceconv_convert.verification.steps import Step, StepKey
 from ceconv_convert.verification.verdict import Measure, Symmetry
 
 _BY_DESIGN = 256
 """Roundings of the model's dtype: a matrix in float32 turns by 120° up to some of them."""
-
-Key = tuple[str, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +48,15 @@ class Turn:
         layers: by step.
         output: of the network's first output.
         dtype: the network's.
+        moved: how far roundings may move the first output, where somebody asks.
     """
 
     plain: Tensor
     turned: Tensor
-    layers: Mapping[Key, Expectation]
+    layers: Mapping[StepKey, Expectation]
     output: Expectation
     dtype: torch.dtype
+    moved: Callable[[], float]
 
     def compare(
         self,
@@ -73,13 +73,20 @@ class Turn:
                 difference = rolled_distance(before[key], after[key])
             found.append(self._symmetry(key[0] or "(root)", expected, difference))
         outputs = [run(x)[0] for x in (self.plain, self.turned)]
-        return [*found, self._symmetry("output", self.output, distance(outputs[0], outputs[1]))]
+        result = self._symmetry("output", self.output, distance(outputs[0], outputs[1]))
+        if result.problem is not None:
+            result = self._symmetry("output", self.output, distance(outputs[0], outputs[1]), self.moved())
+        return [*found, result]
 
-    def _symmetry(self, name: str, expected: Expectation, difference: float | None) -> Symmetry:
+    def _symmetry(
+        self, name: str, expected: Expectation, difference: float | None, moved: float = 0.0
+    ) -> Symmetry:
         scale = expected.scale or 1.0
         problem = None
         if expected.reason is None and difference is not None:
-            problem = Measure(difference, expected.original, 2 * expected.scale, self.dtype).problem
+            problem = Measure(
+                difference, expected.original, 2 * expected.scale, self.dtype, moved=2 * moved
+            ).problem
         relative = None if difference is None else difference / scale
         return Symmetry(name, expected.reason, expected.original / scale, relative, problem)
 

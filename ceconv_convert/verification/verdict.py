@@ -6,9 +6,10 @@ An output is judged by its distance from the float64 referee, beside the origina
 
 with eps of the model's dtype and eps₃₂ of the arithmetic: float32's, or the dtype's where that is finer. The
 first term says: about as close to exact arithmetic as the original is. The second covers the original that
-happens to be exact: sums are formed in float32 at least, and rounded to the dtype once. Errors are worst
-absolute ones over all inputs. The original's own error has a bound too, or a wrong original would widen the
-tolerance until anything passes.
+happens to be exact: sums are formed in float32 at least, and rounded to the dtype once. Where that is not
+enough, the original's own error is what roundings inside it could have made it (``sensitivity.py``). Errors
+are worst absolute ones over all inputs. The original's own error has a bound too, or a wrong original would
+widen the tolerance until anything passes.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class Measure:
         dtype: the model's; of an output of integers or bools, its own.
         reach: largest sum of absolute products behind an output, where it is known: what roundings of the
             arithmetic are relative to. Else they are taken relative to ``scale``.
+        moved: how far roundings inside the network may move the output, where that was looked at: an error
+            that the original could have had.
     """
 
     error: float
@@ -62,14 +65,16 @@ class Measure:
     scale: float
     dtype: torch.dtype
     reach: float | None = None
+    moved: float = 0.0
 
     @property
     def tolerance(self) -> float:
         """The largest error that passes."""
+        own = MULTIPLE * max(self.original_error, self.moved)
         if self.reach is None:
-            return MULTIPLE * self.original_error + floor(self.dtype) * self.scale
+            return own + floor(self.dtype) * self.scale
         rounded = floor(self.dtype, 0) * self.scale + floor(self.dtype, PRODUCTS, stored=0) * self.reach
-        return MULTIPLE * self.original_error + rounded
+        return own + rounded
 
     @property
     def relative_error(self) -> float:
@@ -92,9 +97,9 @@ class Measure:
 def pool(measures: Iterable[Measure]) -> Measure:
     """The worst of each distance over several inputs, for one output."""
     found = list(measures)
-    rows = [(measure.error, measure.original_error, measure.scale) for measure in found]
-    error, original_error, scale = (max(column) for column in zip(*rows, strict=True))
-    return Measure(error, original_error, scale, found[0].dtype)
+    rows = [(measure.error, measure.original_error, measure.scale, measure.moved) for measure in found]
+    error, original_error, scale, moved = (max(column) for column in zip(*rows, strict=True))
+    return Measure(error, original_error, scale, found[0].dtype, moved=moved)
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.layouts import Layouts
-from ceconv_convert.verification.steps import Step
+from ceconv_convert.verification.sensitivity import Sensitivity
+from ceconv_convert.verification.steps import Step, StepKey
 from ceconv_convert.verification.verdict import Measure, StepCheck
 
 _SAMPLE = 4096
 _LIKE = 0.05
 """A value of a graph this far from a step's features, of their largest, is another one."""
+_TIE = 1e-3
+"""Values that a sample tells apart by less than this, of the largest, are compared whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +35,20 @@ class Walk:
         exact: the referee's outputs by step.
         layers: names of the color-equivariant layers.
         prefix: of all names, by the wrappers around the network: an ONNX file is without them.
+        sensitivity: how far roundings may move the features.
     """
 
     input: Tensor
     original: Sequence[Step]
-    exact: Mapping[tuple[str, int], Tensor]
+    exact: Mapping[StepKey, Tensor]
     layers: frozenset[str]
     prefix: str = ""
+    sensitivity: Sensitivity | None = None
+
+    @cached_property
+    def moved(self) -> Mapping[StepKey, float]:
+        """How far roundings before and in each step may move its features."""
+        return {} if self.sensitivity is None else self.sensitivity.steps(self.input, self.exact)
 
     def compare_steps(self, found: Sequence[Step]) -> list[StepCheck]:
         """Check a candidate module's steps, in the original's order; those that it has."""
@@ -85,6 +96,8 @@ class Walk:
             largest(exact),
             step.output.dtype,
         )
+        if measure.problem is not None:
+            measure = replace(measure, moved=self.moved.get(step.key, 0.0))
         return StepCheck(str(step), is_layer, measure, measure.problem)
 
     def _most_like(self, exact: Tensor, layouts: Layouts) -> Tensor | None:
@@ -92,8 +105,12 @@ class Walk:
         stride = max(1, flat.numel() // _SAMPLE)
         sample = flat[::stride]
         found = ((distance(value[::stride], sample), value) for value in layouts.holding(exact.shape))
-        best, value = min(found, key=lambda pair: pair[0], default=(float("inf"), None))
-        return value if best <= _LIKE * largest(exact) else None
+        ranked = sorted(found, key=lambda pair: pair[0])
+        if not ranked or not ranked[0][0] <= _LIKE * largest(exact):
+            return None
+        alike = [value for apart, value in ranked if apart <= ranked[0][0] + _TIE * largest(exact)]
+        # A sample does not see what few numbers tell apart, as a clamp that few of them reach.
+        return min(alike, key=lambda value: distance(value, flat)) if len(alike) > 1 else alike[0]
 
     def _explained(self, checks: list[StepCheck]) -> list[StepCheck]:
         """A step without a value of its own is as right as what takes it up; so is one with a norm folded in.
