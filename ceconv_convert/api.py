@@ -4,56 +4,29 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from ceconv_convert.checkpoint import Staging, load, migrate_checkpoint, migrate_state_dict, provenance
-from ceconv_convert.errors import NothingToConvertError, SpecError, VerificationError
-from ceconv_convert.graph import (
-    DEFAULT_OPSET,
-    Exported,
-    OnnxRunner,
-    SymbolicLayer,
-    check_dtype,
-    check_file,
-    folded_layers,
-    values_of,
-    write_metadata,
-    write_onnx,
-)
-from ceconv_convert.modules import AUTO, CIRCULAR, FORMS, copy_model, replace_modules
-from ceconv_convert.rewrite import PlanRow, convert, plan, replace_layers, row_as_data
-from ceconv_convert.verification import (
-    Evidence,
-    Turn,
-    Verdict,
-    gather,
-    judge,
-    judge_module,
-    symmetries_of,
-    verdict_summary,
-)
+from ceconv_convert.errors import SpecError, VerificationError
+from ceconv_convert.exporting import chosen_row, exportable, write_judged_onnx
+from ceconv_convert.graph import DEFAULT_OPSET, Exported
+from ceconv_convert.judging import judge_onnx
+from ceconv_convert.modules import AUTO, FORMS
+from ceconv_convert.rewrite import convert, plan, row_as_data
+from ceconv_convert.verification import Verdict, gather, judge_module, verdict_summary
 from ceconv_convert.verification.evidence import Progress
 
 __all__ = [
     "convert",
     "export_onnx",
-    "judge_onnx",
     "load",
     "migrate_checkpoint",
     "migrate_state_dict",
     "plan",
     "verify",
-    "write_judged_onnx",
 ]
-
-
-COMPILED = (AUTO, "fourier")
-"""Forms of ``.onnx`` files whose layers the graph compiler writes."""
 
 
 def verify(
@@ -152,101 +125,3 @@ def export_onnx(
     if exported.reason is not None and evidence.fixed_size is None:
         warnings.warn(f"{path}: height and width are fixed, {exported.reason}", stacklevel=2)
     return verdict
-
-
-def exportable(model: nn.Module, form: str) -> nn.Module:
-    """What an ``.onnx`` file of that form is exported from: layers to be compiled, or converted ones.
-
-    Layers that are circular already have the same weight in another layout, and are compiled too; a network
-    that is converted otherwise stays what it is.
-    """
-    try:
-        return _compilable(model, form) if form in COMPILED else convert(model, form)
-    except NothingToConvertError:
-        if not plan(model, form).converted:
-            raise
-        return model
-
-
-def _compilable(model: nn.Module, form: str) -> nn.Module:
-    found = copy_model(model)
-    circular = [layer for layer in found.modules() if isinstance(layer, CIRCULAR)]
-    found = replace_modules(found, {layer: SymbolicLayer(layer.to_spec()) for layer in circular})
-    try:
-        return replace_layers(found, SymbolicLayer, form, inplace=True)
-    except NothingToConvertError:
-        if not circular:
-            raise
-        return found
-
-
-def chosen_row(row: PlanRow, exported: Exported) -> PlanRow:
-    """The row with the form that the compiler chose for it, if it did."""
-    chosen = exported.compiled.choices
-    for name in (row.name, *row.aliases):
-        inside = name.removeprefix(exported.prefix)
-        forms = dict.fromkeys(choice.form for choice in chosen if choice.layer == inside)
-        if forms:  # more than one where it is called more than once
-            return replace(row, form=", ".join(forms))
-    return row
-
-
-def write_judged_onnx(
-    evidence: Evidence,
-    converted: nn.Module,
-    path: Path,
-    *,
-    form: str,
-    opset: int,
-    processor: str | None = None,
-    record: Callable[[Verdict, Exported], provenance.Record],
-    progress: Progress | None = None,
-) -> tuple[Exported, Verdict]:
-    """Write an ONNX file, check it, judge it in ONNX Runtime, and note in it where it comes from.
-
-    Where it is wrong with dynamic image sizes, it is written with a fixed one.
-    """
-    exported, verdict = _write_and_judge(evidence, converted, path, form, opset, processor, progress)
-    if verdict.passed:
-        write_metadata(path, {provenance.KEY: provenance.as_text(record(verdict, exported))})
-    return exported, verdict
-
-
-def _write_and_judge(
-    evidence: Evidence,
-    converted: nn.Module,
-    path: Path,
-    form: str,
-    opset: int,
-    processor: str | None,
-    progress: Progress | None,
-) -> tuple[Exported, Verdict]:
-    check_dtype(evidence.dtype)
-    example = evidence.inputs[1]  # a batch of 2
-    dynamic = evidence.fixed_size is None
-    write = partial(write_onnx, converted, path, example, opset=opset, form=form, processor=processor)
-    exported = write(dynamic_size=dynamic)
-    if not dynamic:
-        exported = replace(exported, reason=f"the network takes no other size: {evidence.fixed_size}")
-    check_file(path)
-    judged = evidence if exported.dynamic_size else evidence.at_one_size()
-    verdict = judge_onnx(judged, path, progress=progress)
-    if exported.dynamic_size and not verdict.passed:
-        # Some operators are exported for the example's size alone, without a word.
-        again = write(dynamic_size=False)
-        check_file(path)
-        fixed = judge_onnx(evidence.at_one_size(), path, progress=progress)
-        if fixed.passed:
-            reason = f"since with dynamic ones the verdict fails: {verdict.problem}"
-            return replace(again, reason=reason), fixed
-    return exported, verdict
-
-
-def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:
-    """Judge an ONNX file in ONNX Runtime: its outputs, and its values along the network."""
-    run = OnnxRunner(path)
-    values = values_of(path, evidence.walk.input)
-    steps = evidence.walk.compare_values(values, folded=folded_layers(run.texts))
-    symmetries = symmetries_of(evidence.turn, run) if isinstance(evidence.turn, Turn) else []
-    candidate = f"{path.name} in ONNX Runtime"
-    return judge(evidence, run, candidate, steps=steps, symmetries=symmetries, progress=progress)

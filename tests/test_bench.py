@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ceconv_convert import CEConv2d, convert
-from ceconv_convert.api import exportable
 from ceconv_convert.bench import (
     Bench,
     Row,
@@ -24,6 +23,7 @@ from ceconv_convert.bench.probe import probe
 from ceconv_convert.bench.providers import check_provider
 from ceconv_convert.bench.timing import interleave
 from ceconv_convert.errors import BenchError
+from ceconv_convert.exporting import exportable
 from ceconv_convert.graph import OnnxRunner, multiplications, write_onnx
 from tests.support import shake, small_network
 from tests.test_cli import folder, run  # noqa: F401

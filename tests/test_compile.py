@@ -11,9 +11,9 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from ceconv_convert import CEConv2d, GroupCosetMaxPool, GroupMaxPool2d, convert, export_onnx
-from ceconv_convert.api import exportable
 from ceconv_convert.architectures import CECNN, BasicBlock, Bottleneck, HybridResNet, ResNet
 from ceconv_convert.errors import ExportError
+from ceconv_convert.exporting import exportable
 from ceconv_convert.graph import OnnxRunner, choices_as_lines, write_onnx
 from ceconv_convert.graph import compile as compiling
 from tests.random_networks import Gate, Residual, Roll, Scale, random_network

@@ -1,5 +1,7 @@
 """What users write between and behind layers: exported with every form, and right at other sizes."""
 
+import json
+
 import onnx
 import pytest
 import torch
@@ -8,8 +10,9 @@ from torch import nn
 
 from ceconv_convert import CEConv2d, GroupCosetAvgPool, GroupCosetMaxPool, export_onnx, verify
 from ceconv_convert.errors import ExportError, SpecError
-from ceconv_convert.graph import folded_layers
-from tests.support import shake
+from ceconv_convert.graph import boundaries_of
+from ceconv_convert.graph.boundaries import LAYERS
+from tests.support import shake, small_network
 from tests.test_compile import check_exact, counts, in_onnx_runtime
 
 SIDE = 24
@@ -147,9 +150,34 @@ def test_damage_behind_a_folded_norm_is_caught(tmp_path, name):
     assert not verify(model, path, input_shape=(3, SIDE, SIDE)).passed
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"a": 1}', "[1, null]", "7"])
-def test_a_note_on_folded_layers_is_not_believed_blindly(text):
-    assert folded_layers({"ceconv_convert.folded": text}) == frozenset()
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", '{"a": 1}', "[1, null]", "7", "[" * 10**5, "[{}]", '[{"layer": 1, "norms": []}]'),
+        '[{"layer": "a", "input": "x", "output": 3, "norms": []}]',
+        '[{"layer": "a", "input": "x", "output": "y", "norms": 3}]',
+        '[{"layer": "a", "input": "x", "output": "y", "norms": [], "further": 1}]',
+    ],
+)
+def test_a_note_on_layers_is_not_believed_blindly(text):
+    assert boundaries_of({LAYERS: text}) == []
+
+
+@pytest.mark.parametrize(("key", "fails"), [("input", False), ("output", True), ("major_in", True)])
+def test_a_note_that_is_not_of_this_graph_ends_in_a_verdict(tmp_path, key, fails):
+    """Values of another shape are left alone; others are judged."""
+    torch.manual_seed(0)
+    model, path = shake(small_network()).eval(), tmp_path / "a.onnx"
+    assert export_onnx(model, path).passed
+    file = onnx.load(path)
+    entry = next(entry for entry in file.metadata_props if entry.key == LAYERS)
+    layers = json.loads(entry.value)
+    layers[0][key], layers[2][key] = layers[2][key], layers[0][key]
+    entry.value = json.dumps(layers)
+    onnx.save(file, path)
+    verdict = verify(model, path)
+    assert verdict.passed is not fails
+    assert len(verdict.layers) < 3 or fails
 
 
 def test_a_value_that_is_no_tensor(tmp_path):

@@ -1,5 +1,7 @@
 """Damaged conversions: every mutation of every kind of layer is caught, and the layer is named."""
 
+import copy
+
 import numpy as np
 import onnx
 import pytest
@@ -8,7 +10,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from ceconv_convert import CEConv2d, GroupCosetMaxPool, convert, export_onnx, verify
-from ceconv_convert.api import judge_onnx
+from ceconv_convert.judging import judge_onnx
 from ceconv_convert.modules import FORMS
 from ceconv_convert.verification import gather, judge_module
 from tests.support import shake, small_network
@@ -92,6 +94,7 @@ def quiet_channel(layer):
     layer.weight[0].mul_(1 + 1e-4)
 
 
+EXPORTED_FORMS = ("auto", *FORMS)
 MUTATIONS = [one, swapped, rolled, off_in_one_channel, padded, biased, transposed, quiet_channel]
 
 
@@ -155,6 +158,45 @@ def test_damage_in_an_onnx_file_is_caught_and_named(original, evidence, tmp_path
         assert not verdict.passed, name
         step = name.rsplit(".", 1)[0]
         assert f"{step}: " in str(verdict), f"{name}: {verdict}"
+
+
+@pytest.fixture(scope="module")
+def drowned(original):
+    """Every kind of layer, with kernels that are lost in the roundings of their biases."""
+    model = copy.deepcopy(original)
+    with torch.no_grad():
+        for name in KINDS.values():
+            model.get_submodule(name).weight.mul_(1e-5)
+        model.norm.running_var.fill_(1e-4)
+    return model
+
+
+@pytest.mark.parametrize("form", EXPORTED_FORMS)
+def test_layers_of_a_file_are_judged_by_themselves(drowned, tmp_path, form):
+    """Rotations rolled by one, in a network whose outputs hardly know it."""
+    evidence = gather(drowned)
+    assert export_onnx(drowned, tmp_path / "a.onnx", form=form).passed
+    for name in KINDS.values():
+        file = onnx.load(tmp_path / "a.onnx")
+        tensor = file.graph.initializer[weight_named(file, f"{name}.weight")]
+        values = numpy_helper.to_array(tensor)
+        if values.ndim == 5:
+            rolled = np.roll(values, 1, 2)
+        else:
+            rotations = drowned.get_submodule(name).out_rotations
+            rolled = np.roll(values, len(values) // rotations if form in ("auto", "fourier") else 1, 0)
+        tensor.CopyFrom(numpy_helper.from_array(rolled, tensor.name))
+        onnx.save(file, tmp_path / "b.onnx")
+        verdict = judge_onnx(evidence, tmp_path / "b.onnx")
+        assert [check.name for check in verdict.layers if check.problem] == [name]
+        assert f"layer {name}: its error" in str(verdict)
+
+
+@pytest.mark.parametrize("form", EXPORTED_FORMS)
+def test_every_layer_of_a_file_is_found(original, tmp_path, form):
+    verdict = export_onnx(original, tmp_path / "a.onnx", form=form)
+    assert sorted(check.name for check in verdict.layers) == sorted(KINDS.values())
+    assert all(check.measure.strain < 0.5 for check in verdict.layers)
 
 
 def test_the_first_of_several_damages_is_named(original, evidence, tmp_path):

@@ -13,8 +13,8 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from ceconv_convert import CEConv2d, convert, export_onnx, plan, verify
-from ceconv_convert.api import chosen_row, exportable, write_judged_onnx
 from ceconv_convert.errors import ExportError, NothingToConvertError, OutputError
+from ceconv_convert.exporting import chosen_row, exportable, write_judged_onnx
 from ceconv_convert.graph import Exported, OnnxRunner, check_file, export
 from ceconv_convert.graph.check import all_nodes
 from ceconv_convert.graph.compile import Compiled
@@ -193,7 +193,7 @@ def test_a_damaged_file_fails(tmp_path):
     onnx.save(file, path)
     verdict = verify(model, path)
     assert not verdict.passed
-    assert "FAIL: model.onnx in ONNX Runtime: its error" in str(verdict)
+    assert "FAIL: model.onnx in ONNX Runtime: layer 4: its error" in str(verdict)
 
 
 def test_a_file_that_is_no_onnx(tmp_path):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ceconv_convert.graph.dialect import DOMAIN, Layer, attach
-from ceconv_convert.graph.metadata import FOLDED
+from ceconv_convert.graph.ends import Ends
 from ceconv_convert.graph.passes import Choice, choose, fold_norms, form_regions, lower
 
 
@@ -21,14 +20,16 @@ class Compiled:
     Attributes:
         choices: the form of every layer, each time that it is called.
         fired: how often each pass did something.
+        ends: where each layer begins and ends.
     """
 
     choices: tuple[Choice, ...] = ()
     fired: Mapping[str, int] = field(default_factory=dict)
+    ends: Sequence[Ends] = ()
 
 
 def compile_graph(model: ir.Model, layers: Mapping[str, Layer], *, form: str, block: int) -> Compiled:
-    """Rewrite ``model`` in place, and note in it which layers have no features of their own any more.
+    """Rewrite ``model`` in place.
 
     Args:
         model: as exported, with ``Layer`` nodes.
@@ -39,13 +40,9 @@ def compile_graph(model: ir.Model, layers: Mapping[str, Layer], *, form: str, bl
     graph = model.graph
     ends = [(value.shape, value.type) for value in graph.outputs]
     attach(graph, layers)
-    norms = fold_norms(graph)
-    fired = {"fold_norms": len(norms), "form_regions": form_regions(graph)}
+    fired = {"fold_norms": fold_norms(graph), "form_regions": form_regions(graph)}
     choices = choose(graph, form=form, block=block)
-    fired["lower"] = lower(graph)
-    folded = {name for names in norms for name in names}
-    if folded:
-        model.metadata_props[FOLDED] = json.dumps(sorted(folded))
+    layer_ends = lower(graph)
     common.IdentityEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     common.DeduplicateInitializersPass()(model)
@@ -54,4 +51,4 @@ def compile_graph(model: ir.Model, layers: Mapping[str, Layer], *, form: str, bl
         value.shape, value.type = shape, kind
     model.opset_imports.pop(DOMAIN, None)
     common.NameFixPass()(model)
-    return Compiled(tuple(choices), fired)
+    return Compiled(tuple(choices), fired, layer_ends)

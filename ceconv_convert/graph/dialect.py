@@ -18,6 +18,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from ceconv_convert.graph.boundaries import Folded
 from ceconv_convert.kernel.planes import join_planes, split_planes
 from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.kernel.spec import KernelSpec, Pair
@@ -36,12 +37,14 @@ class Layer:
         spec: in float64.
         size: height and width of its input in the exported example: what costs are estimated by.
         dtype: of the network.
+        norms: what its spec took up.
     """
 
     name: str
     spec: KernelSpec
     size: Pair
     dtype: torch.dtype
+    norms: tuple[Folded, ...] = ()
 
 
 @dataclass(frozen=True)

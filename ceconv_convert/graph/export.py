@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from onnxscript.version_converter import convert_version
 from torch import Tensor, nn
 
 from ceconv_convert.errors import ExportError, OutputError, first_line
+from ceconv_convert.graph.boundaries import LAYERS, boundaries_as_text
 from ceconv_convert.graph.compile import Compiled, compile_graph
 from ceconv_convert.graph.dialect import Layer, SymbolicLayer, name_layers
+from ceconv_convert.graph.ends import Ends, boundaries_in, ends_of_modules
+from ceconv_convert.graph.origin import note_modules
 from ceconv_convert.graph.passes.costs import block_of
 from ceconv_convert.graph.quiet import quiet
 from ceconv_convert.graph.tidy import forget_defaults, forget_origin, name_ends
-from ceconv_convert.modules import copy_model, unwrapped, wrapper_prefix
+from ceconv_convert.modules import TargetLayer, copy_model, unwrapped, wrapper_prefix
 
 DEFAULT_OPSET = 18
 """The oldest opset that torch's exporter writes without conversion: the most runtimes read it."""
@@ -91,8 +94,15 @@ def write_onnx(
     layers = _named(module, example)
     program, reason = _exported(module, example, DEFAULT_OPSET if layers else opset, size=dynamic_size)
     compiled = Compiled()
+    ends: Sequence[Ends]
     if layers:
         compiled = _compiled(program, layers, opset, form, block)
+        ends = compiled.ends
+    else:
+        targets = [name for name, layer in module.named_modules() if isinstance(layer, TargetLayer)]
+        ends = ends_of_modules(program.graph, targets)
+    name_ends(program)
+    program.metadata_props[LAYERS] = boundaries_as_text(boundaries_in(program.graph, ends))
     _save(program, path)
     found = opset_of(path)
     if found != opset:
@@ -173,6 +183,7 @@ def _export(module: nn.Module, example: Tensor, opset: int, *, size: bool) -> ir
         )
     if program is None:
         raise ExportError("torch's exporter gave no program")
+    note_modules(program.model.graph)
     forget_origin(program.model)
     forget_defaults(program.model)
     return program.model
@@ -180,7 +191,6 @@ def _export(module: nn.Module, example: Tensor, opset: int, *, size: bool) -> ir
 
 def _save(model: ir.Model, path: Path) -> None:
     """Write the file, the weights beside it where one file cannot hold them."""
-    name_ends(model)
     weights = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
     )

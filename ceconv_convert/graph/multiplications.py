@@ -16,9 +16,9 @@ Shape = tuple[int, ...]
 
 def multiplications(path: Path, x: Tensor) -> int:
     """Those of convolutions and matrix products outside of branches and loops, on the input ``x``."""
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    shapes |= {name: tuple(value.shape) for name, value in named_values(path, model, x).items()}
+    shapes |= {name: tuple(value.shape) for name, value in named_values(path, x).items()}
     return sum(_of_node(node, shapes) for node in model.graph.node)
 
 

@@ -44,6 +44,9 @@ class OnnxRunner:
         provider: of ONNX Runtime.
         threads: within an operator; 0 is one a core.
 
+    Attributes:
+        input: the name of the graph's input.
+
     Raises:
         ExportError: where ONNX Runtime cannot load the file.
     """
@@ -55,7 +58,7 @@ class OnnxRunner:
             )
         except FAILURES as error:
             raise ExportError(f"ONNX Runtime cannot load the file: {first_line(error)}") from error
-        self._input = self._session.get_inputs()[0].name
+        self.input = str(self._session.get_inputs()[0].name)
 
     @property
     def provider(self) -> str:
@@ -74,7 +77,7 @@ class OnnxRunner:
             RuntimeError: where ONNX Runtime fails on it.
         """
         try:
-            outputs = self._session.run(None, {self._input: x.cpu().numpy()})
+            outputs = self._session.run(None, {self.input: x.cpu().numpy()})
         except FAILURES as error:
             raise RuntimeError(f"ONNX Runtime: {first_line(error)}") from error
         return tuple(torch.from_numpy(output) for output in outputs)

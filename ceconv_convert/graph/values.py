@@ -1,53 +1,62 @@
-"""Every value of an ONNX graph on one input, as ONNX Runtime computes it."""
+"""Values inside an ONNX graph, as ONNX Runtime computes them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ceconv_convert.errors import ExportError, first_line
 from ceconv_convert.graph.runtime import FAILURES
 from ceconv_convert.graph.session import session_options
 
+_NUMBERS = "biuf"
+"""Kinds of numpy dtypes that are tensors: a value may be a sequence, or hold texts."""
+_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Where weights lie that are not in the graph's own bytes: those past 2 GiB."""
 
-def values_of(path: Path, x: Tensor) -> list[Tensor]:
-    """The floating-point values of a graph, outputs among them, on the input ``x``.
+
+def named_values(path: Path, x: Tensor) -> dict[str, Tensor]:
+    """Every tensor that a node of a file gives on the input ``x``, by name.
 
     Each value becomes an output of a copy of the graph, which keeps the runtime from fusing across it.
 
     Raises:
         ExportError: where the file cannot be loaded, or does not run.
     """
-    tensors = map(torch.from_numpy, named_values(path, onnx.load(path), x).values())
-    return [tensor for tensor in tensors if tensor.dtype.is_floating_point and tensor.numel()]
+    model = onnx.load(path, load_external_data=False)
+    names = [name for node in model.graph.node for name in node.output if name]
+    del model.graph.output[:]
+    return run_with_outputs(path, model, names, {model.graph.input[0].name: x})
 
 
-def named_values(path: Path, model: onnx.ModelProto, x: Tensor) -> dict[str, NDArray[np.generic]]:
-    """Every tensor of ``model``, as read from ``path``, by name; in ``model``, each becomes an output.
+def run_with_outputs(
+    path: Path, model: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors ``names`` of a graph that came from ``path``; they become its outputs.
 
     Raises:
-        ExportError: where it does not run.
+        ExportError: where it cannot be loaded, or does not run.
     """
-    outputs = {output.name for output in model.graph.output}
-    for node in model.graph.node:
-        for name in node.output:
-            if name and name not in outputs:
-                model.graph.output.append(onnx.ValueInfoProto(name=name))
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = session_options()
+    options.add_session_config_entry(_FOLDER, str(path.parent.resolve()))
     try:
         session = onnxruntime.InferenceSession(
-            model.SerializeToString(), sess_options=session_options(), providers=["CPUExecutionProvider"]
+            model.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
         )
-        names = [output.name for output in session.get_outputs()]
-        found = session.run(names, {session.get_inputs()[0].name: x.cpu().numpy()})
+        found = session.run(list(names), {name: tensor.cpu().numpy() for name, tensor in inputs.items()})
     except (*FAILURES, ValueError) as error:
         raise ExportError(
             f"ONNX Runtime cannot run {path.name} value by value: {first_line(error)}"
         ) from error
-    named = zip(names, found, strict=True)
-    return {name: value for name, value in named if isinstance(value, np.ndarray)}  # and no sequence
+    return {
+        name: torch.from_numpy(value)
+        for name, value in zip(names, found, strict=True)
+        if isinstance(value, np.ndarray) and value.dtype.kind in _NUMBERS
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -26,3 +27,19 @@ def split_planes(x: Tensor, channels: int, rotations: int) -> Tensor:
 def join_planes(x: Tensor) -> Tensor:
     """``[B, C, N, H, W]`` → ``[B, C·N, H, W]``; planes are left as they are."""
     return x.flatten(1, -3) if x.dim() > 4 else x
+
+
+def to_rotation_major(x: Tensor, channels: int) -> Tensor:
+    """``[B, C, N, H, W]`` → ``[B, N, C', H, W]``, with zeros for the C' - C further channels."""
+    return F.pad(x.transpose(1, 2), (0, 0, 0, 0, 0, channels - x.shape[1]))
+
+
+def from_rotation_major(y: Tensor, channels: int, rotations: int) -> Tensor:
+    """``[B, N, C', H, W]`` or ``[B, N·C', H, W]`` → the first C channels, ``[B, C, N, H, W]``.
+
+    >>> x = torch.arange(6.0).view(1, 2, 3, 1, 1)
+    >>> torch.equal(from_rotation_major(to_rotation_major(x, 4), 2, 3), x)
+    True
+    """
+    planes = y.flatten(1, -3)  # [B, N·C', H, W]
+    return torch.unflatten(planes, 1, (rotations, -1))[:, :, :channels].transpose(1, 2)

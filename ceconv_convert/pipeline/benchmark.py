@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.api import exportable
 from ceconv_convert.bench import Bench, check_threads, measure, provider_named
 from ceconv_convert.errors import BenchError, first_line
+from ceconv_convert.exporting import exportable
 from ceconv_convert.graph import CONVOLVED, DEFAULT_OPSET, write_onnx
 from ceconv_convert.modules import AUTO, FORMS, copy_model, unwrapped
 from ceconv_convert.pipeline.job import BenchJob, Session

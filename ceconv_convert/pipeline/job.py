@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ceconv_convert.api import chosen_row
 from ceconv_convert.checkpoint import Source, provenance
+from ceconv_convert.exporting import chosen_row
 from ceconv_convert.graph import DEFAULT_OPSET, Exported
 from ceconv_convert.modules import AUTO
 from ceconv_convert.rewrite import Plan, row_as_data

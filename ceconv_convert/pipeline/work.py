@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import nn
 
-from ceconv_convert.api import COMPILED, exportable, judge_onnx, write_judged_onnx
 from ceconv_convert.checkpoint import (
     Migrated,
     Staging,
@@ -20,7 +19,9 @@ from ceconv_convert.checkpoint import (
     save_module,
     save_tensors,
 )
+from ceconv_convert.exporting import COMPILED, exportable, write_judged_onnx
 from ceconv_convert.graph import CONVOLVED, Exported, OnnxRunner, choices_as_lines
+from ceconv_convert.judging import judge_onnx
 from ceconv_convert.modules import FORMS, copy_model
 from ceconv_convert.pipeline.job import Candidates, Session
 from ceconv_convert.report.terminal import Terminal

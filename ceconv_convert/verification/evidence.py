@@ -60,6 +60,7 @@ class Evidence:
         walk: the original and the referee step by step, on the first input.
         turn: the first input with its hue turned, and what is expected; a text where there is no hue to turn.
         network: the original's copy in eval mode, which runs.
+        specs: what its color-equivariant layers compute, in float64, by name.
         sensitivity: how far roundings inside the network may move what it gives.
         rotations: of the lifting layer; None without one that turns the hue.
         data: the user's inputs, in batches; they are the last of ``inputs``.
@@ -76,6 +77,7 @@ class Evidence:
     walk: Walk
     turn: Turn | str
     network: nn.Module
+    specs: Mapping[str, KernelSpec]
     sensitivity: Sensitivity
     rotations: int | None
     data: tuple[Tensor, ...] = ()
@@ -198,6 +200,7 @@ def gather(
         walk=walk,
         turn=turn,
         network=original,
+        specs=specs,
         sensitivity=sensitivity,
         rotations=lifting[0] if lifting and isinstance(turn, Turn) else None,
         data=batches,

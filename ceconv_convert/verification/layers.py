@@ -6,16 +6,20 @@ is held to small errors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ceconv_convert.errors import FOREIGN_FAILURES, first_line
+from ceconv_convert.kernel.norm import scale_and_shift, scaled
 from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.verification.distance import distance, distances, largest
 from ceconv_convert.verification.inputs import as_text, random_input
+from ceconv_convert.verification.probe_input import reach_of
 from ceconv_convert.verification.verdict import LayerCheck, Measure, floor
 
 _STORED = 4
@@ -60,6 +64,38 @@ def evidence_on(layer: nn.Module, spec: KernelSpec, x: Tensor) -> LayerEvidence:
         return LayerEvidence(x, layer.forward(x.clone()), evaluate(spec, x.double()), reach.cpu())
 
 
+def alone_evidence(
+    layer: nn.Module, spec: KernelSpec, norms: Sequence[tuple[_BatchNorm, bool]], x: Tensor, magnitude: float
+) -> LayerEvidence:
+    """A layer, with the norms that it took up, on signs.
+
+    Args:
+        layer: the original's.
+        spec: what it computes, in float64.
+        norms: batch norms in order, each with whether it shifts.
+        x: ``signs`` of ``magnitude``.
+        magnitude: of ``x``.
+    """
+    with torch.no_grad():
+        original, exact = layer.forward(x.clone()), spec
+        for norm, shifts in norms:
+            scale, shift = _norm_as_scale(norm)
+            exact = scaled(exact, scale.double(), shift.double() if shifts else None)
+            original = original * scale.view(-1, 1, 1, 1).to(x.dtype)
+            original = original + shift.view(-1, 1, 1, 1).to(x.dtype) if shifts else original
+        return LayerEvidence(x, original, evaluate(exact, x.double()), reach_of(exact, magnitude))
+
+
+def _norm_as_scale(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """The scale and shift of a batch norm in eval mode, ``[C]`` each, in float64."""
+    if norm.running_var is None or norm.running_mean is None:
+        raise ValueError("a batch norm without statistics is none in eval mode")
+    variance = norm.running_var.double()
+    gamma = torch.ones_like(variance) if norm.weight is None else norm.weight.double()
+    beta = torch.zeros_like(variance) if norm.bias is None else norm.bias.double()
+    return scale_and_shift(gamma, beta, norm.running_mean.double(), variance, norm.eps)
+
+
 def check_layer(
     name: str, layer: nn.Module, on_random: LayerEvidence, on_real: tuple[LayerEvidence, ...]
 ) -> LayerCheck:
@@ -77,17 +113,37 @@ def check_layer(
     return LayerCheck(name, measures[0], problem, worst)
 
 
+def check_alone(name: str, found: Tensor, seen: LayerEvidence) -> LayerCheck:
+    """What a layer of a file gives when it is run by itself, against the evidence on what it was fed."""
+    outcome = _far_original(seen) or _compared(found, seen)
+    if isinstance(outcome, str):
+        return LayerCheck(name, None, outcome)
+    return LayerCheck(name, outcome, outcome.problem)
+
+
 def _check(layer: nn.Module, seen: LayerEvidence) -> Measure | str:
-    own = distance(seen.original, seen.exact)
-    bound = floor(seen.input.dtype, _LAYER_BOUND, stored=_STORED) * largest(seen.exact)
-    if not own <= max(bound, floor(seen.input.dtype) * float(seen.reach.max())):
-        # Else a wrong original would widen the tolerance until anything passes.
-        return f"the original is {own:.1e} from its own closed form"
+    far = _far_original(seen)
+    if far is not None:
+        return far
     try:
         with torch.no_grad():
             found = layer.forward(seen.input.clone())
     except FOREIGN_FAILURES as failure:
         return f"it does not run on {as_text(tuple(seen.input.shape))}: {first_line(failure)}"
+    return _compared(found, seen)
+
+
+def _far_original(seen: LayerEvidence) -> str | None:
+    """Why nothing can be judged by the original: it would widen the tolerance until anything passes."""
+    own = distance(seen.original, seen.exact)
+    bound = floor(seen.input.dtype, _LAYER_BOUND, stored=_STORED) * largest(seen.exact)
+    if own <= max(bound, floor(seen.input.dtype) * float(seen.reach.max())):
+        return None
+    return f"the original is {own:.1e} from its own closed form"
+
+
+def _compared(found: Tensor, seen: LayerEvidence) -> Measure | str:
+    """The measure of the channel that comes closest to its tolerance, or why none can be taken."""
     problem = mismatch(found, seen.original, seen.exact)
     if problem is not None:
         return problem

@@ -64,21 +64,15 @@ class Walk:
     ) -> list[StepCheck]:
         """Check a graph's values: each step against the value most like it.
 
-        A graph has no module names, and may lack a step's value, where operators are fused. Of the layers
-        ``folded``, which took up a norm, it has only what comes behind.
+        A graph has no module names, and may lack a step's value, where operators are fused. It does not have
+        the features of the layers ``folded``, which took up a norm: they are judged by themselves.
         """
         layouts = Layouts(values)
         steps = [step for step in self.original if step.key in self.exact]
         checks = [self._check(step, self._most_like(self.exact[step.key], layouts)) for step in steps]
-        # A norm that takes a layer up speaks for it; one behind a sum, or that is no module, does not.
-        norms = (step for step in self.original if step.is_norm)
-        spoken = {self.original[source].key for norm in norms for source in norm.sources}
-        explained = zip(steps, self._explained(checks), strict=True)
         return [
-            _without_features(check)
-            if step.key not in spoken and step.name.removeprefix(self.prefix) in folded
-            else check
-            for step, check in explained
+            _without_features(check) if step.name.removeprefix(self.prefix) in folded else check
+            for step, check in zip(steps, self._explained(checks), strict=True)
         ]
 
     def _check(self, step: Step, found: Tensor | None) -> StepCheck:

@@ -1,9 +1,7 @@
 """Fold a batch norm into the layers before it.
 
-In eval mode a norm is, per output channel o with s = γ/√(var + ε) and t = β - μ s, y ↦ s·y + t. It commutes
-with everything that a layer does to its channels:
-    s·(w ∗ x + b) + t = (s w) ∗ x + (s b + t)
-and over a residual addition, where each summand is a layer's: s·(y₁ + y₂) + t = (s y₁ + t) + s y₂.
+In eval mode a norm scales and shifts channels, and commutes with a layer (``kernel/norm.py``); also over a
+residual addition where each summand is a layer's: s·(y₁ + y₂) + t = (s y₁ + t) + s y₂.
 """
 
 from __future__ import annotations
@@ -13,19 +11,21 @@ from dataclasses import replace as replaced
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch import Tensor
 
-from ceconv_convert.graph.dialect import LAYER, Layer, is_dialect, layer_of
+from ceconv_convert.graph.boundaries import Folded
+from ceconv_convert.graph.dialect import LAYER, is_dialect, layer_of
+from ceconv_convert.graph.origin import module_of
 from ceconv_convert.graph.passes.tools import constant, integer, is_taken, replace
+from ceconv_convert.kernel.norm import scale_and_shift, scaled
 
 
-def fold_norms(graph: ir.Graph) -> list[list[str]]:
-    """Fold every batch norm that follows layers alone; the names of the layers, one list a norm."""
+def fold_norms(graph: ir.Graph) -> int:
+    """Fold every batch norm that follows layers alone; how many."""
     norms = [node for node in graph if node.op_type == "BatchNormalization"]
-    return [names for names in map(_fold, norms) if names]
+    return sum(map(_fold, norms))
 
 
-def _fold(norm: ir.Node) -> list[str]:
+def _fold(norm: ir.Node) -> bool:
     numbers = [constant(value) for value in norm.inputs[1:5]]
     value = norm.inputs[0]
     found = _layers_before(value)
@@ -36,17 +36,21 @@ def _fold(norm: ir.Node) -> list[str]:
         or any(map(is_taken, norm.outputs[1:]))
         or integer(norm, "training_mode")
     ):
-        return []
+        return False
     gamma, beta, mean, variance = (torch.from_numpy(np.asarray(a, dtype=np.float64)) for a in numbers)
     epsilon = norm.attributes.get("epsilon")
-    scale = gamma / torch.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float()))
-    shift = beta - mean * scale
+    scale, shift = scale_and_shift(
+        gamma, beta, mean, variance, 1e-5 if epsilon is None else epsilon.as_float()
+    )
     if any(layer_of(node).spec.out_channels != len(scale) for node in found):
-        return []  # a summand that is broadcast over the channels
+        return False  # a summand that is broadcast over the channels
     for index, node in enumerate(found):
-        node.meta["layer"] = _scaled(layer_of(node), scale, shift if index == 0 else torch.zeros_like(shift))
+        layer = layer_of(node)
+        norms = (*layer.norms, Folded(module_of(norm), shifts=index == 0))
+        spec = scaled(layer.spec, scale, shift if index == 0 else None)
+        node.meta["layer"] = replaced(layer, spec=spec, norms=norms)
     replace(norm, value)
-    return [layer_of(node).name for node in found]
+    return True
 
 
 def _layers_before(value: ir.Value | None) -> list[ir.Node] | None:
@@ -62,10 +66,3 @@ def _layers_before(value: ir.Value | None) -> list[ir.Node] | None:
         return None
     found = [_layers_before(summand) for summand in node.inputs]
     return None if None in found else [layer for layers in found if layers is not None for layer in layers]
-
-
-def _scaled(layer: Layer, scale: Tensor, shift: Tensor) -> Layer:
-    spec = layer.spec
-    bias = shift if spec.bias is None else spec.bias * scale + shift
-    weight = spec.weight * scale[:, None, None, None, None]
-    return replaced(layer, spec=replaced(spec, weight=weight, bias=bias))

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from ceconv_convert.graph.dialect import FROM_PLANES, PLANES_LAYER, TO_PLANES, Planes, is_dialect
+from ceconv_convert.graph.dialect import FROM_PLANES, PLANES_LAYER, TO_PLANES, Planes, is_dialect, layer_of
+from ceconv_convert.graph.ends import Ends
 from ceconv_convert.graph.passes.planes import planes_of
 from ceconv_convert.graph.passes.tools import (
     Array,
@@ -28,20 +29,24 @@ _WINDOWS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 2}
 """Attributes of a pool, and how many numbers they have for each axis."""
 
 
-def lower(graph: ir.Graph) -> int:
-    """Write every node of the dialect, and every operator on planes, in standard operators; how many."""
-    views, count = Views(graph), 0
+def lower(graph: ir.Graph) -> list[Ends]:
+    """Write every node of the dialect, and every operator on planes, in standard operators.
+
+    Returns:
+        Where each layer begins and ends.
+    """
+    views, found = Views(graph), []
     transformed: dict[tuple[ir.Value, int], ir.Value] = {}
     for node in list(graph):
         if is_dialect(node, PLANES_LAYER):
             made = write_layer(graph, node, views, transformed)
+            found.append(_ends(node, made))
         elif is_dialect(node, TO_PLANES):
             made = views.give(_to_planes(graph, node), SPLIT)
         elif is_dialect(node, FROM_PLANES):
             made = _from_planes(graph, node, views)
         elif "takes" in node.meta:
             _take_planes(graph, node, views)
-            count += 1
             continue
         elif planes_of(node.outputs[0]) is not None:
             made = _on_planes(graph, node, views)
@@ -49,8 +54,15 @@ def lower(graph: ir.Graph) -> int:
             continue
         made.meta.update(node.outputs[0].meta)
         replace(node, made)
-        count += 1
-    return count
+    return found
+
+
+def _ends(node: ir.Node, made: ir.Value) -> Ends:
+    """Of a layer, which gives ``made`` in the place of its node's output."""
+    layer, x = layer_of(node), node.inputs[0]
+    if x is None:
+        raise ValueError(f"{layer.name} takes nothing")
+    return Ends(layer.name, x, made, planes_of(x) is not None, True, layer.norms)
 
 
 def _aligned(value: ir.Value | None) -> tuple[ir.Value, Planes, int]:
