@@ -11,7 +11,15 @@ from pathlib import Path
 
 from torch import nn
 
-from ceconv_convert.checkpoint import Staging, load, migrate_checkpoint, migrate_state_dict, provenance
+from ceconv_convert.checkpoint import (
+    Staging,
+    load,
+    migrate_checkpoint,
+    migrate_state_dict,
+    name_of,
+    provenance,
+    stat_of,
+)
 from ceconv_convert.errors import NothingToConvertError, SpecError, VerificationError
 from ceconv_convert.graph import (
     DEFAULT_OPSET,
@@ -20,6 +28,7 @@ from ceconv_convert.graph import (
     SymbolicLayer,
     check_dtype,
     check_file,
+    data_files,
     folded_layers,
     values_of,
     write_metadata,
@@ -82,13 +91,16 @@ def verify(
     Raises:
         InputShapeError: where the original does not run on ``input_shape``, or on any usual one.
         VerificationError: where the original does not run in float64.
-        ExportError: where the ONNX file cannot be loaded.
+        UnreadableInputError: where the ONNX file is missing, or no regular file.
+        ExportError: where it cannot be loaded.
 
     >>> from ceconv_convert.layers import CEConv2d
     >>> model = nn.Sequential(CEConv2d(1, 3, 3, 8, 3), nn.ReLU(), CEConv2d(3, 3, 8, 4, 3))
     >>> verify(model, convert(model)).passed
     True
     """
+    if not isinstance(converted, nn.Module):
+        onnx_files(Path(converted))  # said before the network runs
     evidence = gather(original, input_shape, seed=seed, progress=progress)
     if isinstance(converted, nn.Module):
         return judge_module(evidence, converted, "the converted network")
@@ -245,11 +257,24 @@ def _write_and_judge(
     return exported, verdict
 
 
+def onnx_files(path: Path) -> tuple[Path, ...]:
+    """An ONNX file, and what lies beside it with its weights.
+
+    Raises:
+        UnreadableInputError: where one of them is missing, or no regular file.
+    """
+    stat_of(path)
+    files = (path, *data_files(path))
+    for file in files:
+        stat_of(file)
+    return files
+
+
 def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:
     """Judge an ONNX file in ONNX Runtime: its outputs, and its values along the network."""
     run = OnnxRunner(path)
     values = values_of(path, evidence.walk.input)
     steps = evidence.walk.compare_values(values, folded=folded_layers(run.texts))
     symmetries = symmetries_of(evidence.turn, run) if isinstance(evidence.turn, Turn) else []
-    candidate = f"{path.name} in ONNX Runtime"
+    candidate = f"{name_of(path)} in ONNX Runtime"
     return judge(evidence, run, candidate, steps=steps, symmetries=symmetries, progress=progress)
