@@ -178,11 +178,11 @@ def _replace(file: Path, target: Path, folder: Path) -> Callable[[], None]:
 
 def _keep(target: Path, folder: Path) -> Path | None:
     """Another name, in ``folder``, of what ``target`` holds; None where there is no such file."""
+    if not target.exists():
+        return None
     kept = Path(tempfile.mkdtemp(dir=folder)) / "kept"
     try:
         os.link(target, kept)
-    except FileNotFoundError:
-        return None
     except OSError:  # no hard links here, or not to somebody else's file
         shutil.copy2(target, kept)
     return kept
