@@ -42,7 +42,7 @@ def main() -> None:
     try:
         with contextlib.redirect_stdout(cast(TextIO, _StandardOutput(sys.stdout))):
             code = _run()
-    except _NoStandardOutput as lost:
+    except _StandardOutputError as lost:
         # What is still to be flushed at exit goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = UNUSABLE
@@ -99,7 +99,7 @@ def _say(*lines: str) -> None:
             click.echo(line, err=True)
 
 
-class _NoStandardOutput(Exception):  # noqa: N818
+class _StandardOutputError(Exception):
     """Standard output takes nothing more: an error of its own, which nobody takes for another file's."""
 
     def __init__(self, error: OSError) -> None:
@@ -130,7 +130,7 @@ class _StandardOutput:
         try:
             yield
         except OSError as error:
-            raise _NoStandardOutput(error) from error
+            raise _StandardOutputError(error) from error
 
 
 class _Stopped(BaseException):

@@ -107,6 +107,7 @@ def test_an_index_of_shards_is_no_output(run, folder, model):  # noqa: F811
 def test_inputs_are_never_outputs(run, folder, model, how):  # noqa: F811
     np.save("x.npy", np.zeros((2, 3, 20, 24), np.float32))
     os.makedirs("images/cat")
+    os.symlink(".", "images/circle")
     Image.new("RGB", (24, 20)).save("images/cat/a.png")
     for read, inputs in (("x.npy", "x.npy"), ("images/cat/a.png", "images")):
         content = Path(read).read_bytes()

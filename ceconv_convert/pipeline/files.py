@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ceconv_convert.api import onnx_files
@@ -20,9 +19,10 @@ def files_read(job: Job) -> tuple[Path, ...]:
     if job.converted is not None:
         files += onnx_files(job.converted) if job.converted.suffix == ".onnx" else files_of(job.converted)
     if job.inputs is not None:
-        files += _files_below(job.inputs) if job.inputs.is_dir() else files_of(job.inputs)
+        files += _files_in(job.inputs) if job.inputs.is_dir() else files_of(job.inputs)
     return files
 
 
-def _files_below(folder: Path) -> tuple[Path, ...]:
-    return tuple(Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
+def _files_in(folder: Path) -> tuple[Path, ...]:
+    """As deep as images are read, and no deeper: links may lead in a circle."""
+    return (*folder.glob("*"), *folder.glob("*/*"))
