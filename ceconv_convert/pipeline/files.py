@@ -18,7 +18,7 @@ def files_read(job: Job) -> tuple[Path, ...]:
     files = files_of(job.model)
     if job.converted is not None:
         files += onnx_files(job.converted) if job.converted.suffix == ".onnx" else files_of(job.converted)
-    if job.inputs is not None:
+    if job.inputs is not None and job.inputs.exists():  # its reader says what is missing
         files += _files_in(job.inputs) if job.inputs.is_dir() else files_of(job.inputs)
     return files
 
