@@ -12,7 +12,7 @@ from ceconv_convert.checkpoint import Staging, load, migrate_checkpoint, migrate
 from ceconv_convert.errors import SpecError, VerificationError
 from ceconv_convert.exporting import chosen_row, exportable, write_judged_onnx
 from ceconv_convert.graph import DEFAULT_OPSET, Exported
-from ceconv_convert.judging import judge_onnx
+from ceconv_convert.judging import judge_onnx, onnx_files
 from ceconv_convert.modules import AUTO, FORMS
 from ceconv_convert.rewrite import convert, plan, row_as_data
 from ceconv_convert.verification import Verdict, gather, judge_module, verdict_summary
@@ -55,13 +55,16 @@ def verify(
     Raises:
         InputShapeError: where the original does not run on ``input_shape``, or on any usual one.
         VerificationError: where the original does not run in float64.
-        ExportError: where the ONNX file cannot be loaded.
+        UnreadableInputError: where the ONNX file is missing, or no regular file.
+        ExportError: where it cannot be loaded.
 
     >>> from ceconv_convert.layers import CEConv2d
     >>> model = nn.Sequential(CEConv2d(1, 3, 3, 8, 3), nn.ReLU(), CEConv2d(3, 3, 8, 4, 3))
     >>> verify(model, convert(model)).passed
     True
     """
+    if not isinstance(converted, nn.Module):
+        onnx_files(Path(converted))  # said before the network runs
     evidence = gather(original, input_shape, seed=seed, progress=progress)
     if isinstance(converted, nn.Module):
         return judge_module(evidence, converted, "the converted network")

@@ -149,7 +149,9 @@ def _parse_arguments(
 @click.option("--force", is_flag=True, help="Overwrite existing outputs.")
 @click.option("--quiet", is_flag=True, help="Print the verdict alone.")
 @click.version_option(__version__, prog_name="ceconv-convert")
+@click.pass_obj
 def cli(
+    written: list[Path] | None,
     model: Path,
     converted: Path | None,
     outputs: tuple[Path, ...],
@@ -236,4 +238,4 @@ def cli(
         seed=seed,
         bench=BenchJob(batch or 1, threads, provider or "cpu") if bench else None,
     )
-    return run(job, terminal)
+    return run(job, terminal, [] if written is None else written)

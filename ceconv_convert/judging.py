@@ -9,13 +9,34 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ceconv_convert.graph import Boundary, OnnxRunner, boundaries_of, named_values, run_isolated
+from ceconv_convert.checkpoint import name_of, stat_of
+from ceconv_convert.graph import (
+    Boundary,
+    OnnxRunner,
+    boundaries_of,
+    data_files,
+    named_values,
+    run_isolated,
+)
 from ceconv_convert.kernel.planes import from_rotation_major, split_planes, to_rotation_major
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.verification import Evidence, LayerCheck, Turn, Verdict, judge, symmetries_of
 from ceconv_convert.verification.evidence import Progress
 from ceconv_convert.verification.layers import alone_evidence, check_alone
 from ceconv_convert.verification.probe_input import magnitude_for, signs
+
+
+def onnx_files(path: Path) -> tuple[Path, ...]:
+    """An ONNX file, and what lies beside it with its weights.
+
+    Raises:
+        UnreadableInputError: where one of them is missing, or no regular file.
+    """
+    stat_of(path)
+    files = (path, *data_files(path))
+    for file in files:
+        stat_of(file)
+    return files
 
 
 def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:
@@ -36,7 +57,7 @@ def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = No
     return judge(
         evidence,
         run,
-        f"{path.name} in ONNX Runtime",
+        f"{name_of(path)} in ONNX Runtime",
         layers=_layers_alone(evidence, path, boundaries, values),
         steps=steps,
         symmetries=symmetries,

@@ -82,6 +82,7 @@ def test_killed_at_any_moment_the_output_is_whole_or_not_there(tmp_path, suffix)
     assert finished.stdout == "True\n"  # some of them came so far
     assert hashlib.sha256(source.read_bytes()).hexdigest() == before
     migrate_checkpoint(source, tmp_path / f"again{suffix}")
+    assert not list(tmp_path.glob(".ceconv-convert.*"))  # what killed processes left is cleared
     found, again = (
         (torch.load(path, weights_only=True) if suffix == ".pt" else load_file(path))
         for path in (target, tmp_path / f"again{suffix}")

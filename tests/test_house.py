@@ -24,7 +24,7 @@ BELOW = {
     "rewrite": {"read", "modules", "kernel", "errors"},
     "verification": {"read", "modules", "kernel", "errors"},
     "bench": {"graph", "verification", "errors"},
-    "judging": {"verification", "graph", "kernel", "errors"},
+    "judging": {"checkpoint", "verification", "graph", "kernel", "errors"},
     "exporting": {"judging", "checkpoint", "rewrite", "verification", "graph", "modules", "errors"},
     "api": {"exporting", "judging", "checkpoint", "rewrite", "verification", "graph", "modules", "errors"},
     "pipeline": {

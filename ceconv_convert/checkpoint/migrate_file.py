@@ -23,6 +23,7 @@ from ceconv_convert.checkpoint.container import (
     with_item,
     without_prefix,
 )
+from ceconv_convert.checkpoint.files import name_of
 from ceconv_convert.checkpoint.migrate import (
     Direction,
     effective_weight,
@@ -41,7 +42,7 @@ from ceconv_convert.checkpoint.safetensors_files import (
 from ceconv_convert.checkpoint.sanity import check_tensors
 from ceconv_convert.checkpoint.save import save_object, save_tensors
 from ceconv_convert.checkpoint.source import Source, files_of, read_source, sha256_of, unchanged
-from ceconv_convert.checkpoint.write import Staging, check_not_input
+from ceconv_convert.checkpoint.write import Staging
 from ceconv_convert.errors import StateDictError, UnreadableInputError, VerificationError
 from ceconv_convert.read.tensors import TensorLayer
 
@@ -103,11 +104,10 @@ def migrate_checkpoint(
     Raises:
         UnreadableInputError: for a file that is missing, damaged or holds no weights.
         StateDictError, NothingToConvertError: as ``migrate_state_dict`` does.
-        OutputError: where ``target`` exists, is the source, or cannot be written.
+        OutputError: where ``target`` exists, is a file of the source's, or cannot be written.
     """
     path, output = Path(source), Path(target)
-    check_not_input(output, path)
-    with Staging(force=force) as staging:
+    with Staging(files_of(path), force=force) as staging:
         staged = staging.path_for(output)
         if is_safetensors(path) and is_safetensors(output):
             notes: list[str] = []
@@ -118,7 +118,9 @@ def migrate_checkpoint(
                 migrated = migrate_content(found, to, hidden)
             except UnreadableInputError as error:
                 raise UnreadableInputError(f"{path}: {error}") from error
-            made = provenance.record(path.name, found.sha256, to, map(layer_as_data, migrated.layers), None)
+            made = provenance.record(
+                name_of(path), found.sha256, to, map(layer_as_data, migrated.layers), None
+            )
             notes = save_migrated(migrated, staged, made)
         staging.commit()
     return notes
@@ -252,7 +254,7 @@ def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | N
             for name, tensor in stored.tensors.items()
         }
         layers = layers_to_migrate(state, to, _hidden_of(Weights(state), hidden))
-        made = provenance.record(path.name, sha256_of(stored.files), to, map(layer_as_data, layers), None)
+        made = provenance.record(name_of(path), sha256_of(stored.files), to, map(layer_as_data, layers), None)
         by_weight = {f"{layer.name}weight": layer for layer in layers}
         for layer in layers:
             state[f"{layer.name}weight"] = moved(layer, effective_weight(layer), to)

@@ -94,16 +94,18 @@ def import_from(module_name: str, attribute: str, what: str) -> object:
     Raises:
         UnreadableInputError: where it cannot be imported; ``what`` names it.
     """
-    here = str(Path.cwd())
-    sys.path.append(here)
+    here = None
     try:
+        here = str(Path.cwd())
+        sys.path.append(here)
         found: object = getattr(importlib.import_module(module_name), attribute)
     except FOREIGN_FAILURES as error:
         raise UnreadableInputError(
             f"{what} cannot be imported: {first_line(error)}; run where that module is installed"
         ) from error
     finally:
-        sys.path.remove(here)
+        # The entry of this call alone, and not an equal one, which ``python -m`` puts first.
+        sys.path[:] = [entry for entry in sys.path if entry is not here]
     return found
 
 

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ceconv_convert.checkpoint.files import stat_of
 from ceconv_convert.errors import OutputError, UnreadableInputError, first_line
 
 SHARD_INDEX = ".safetensors.index.json"
@@ -111,6 +112,7 @@ def open_stored(path: Path) -> Stored:
 
 
 def _open_file(path: Path) -> Stored:
+    stat_of(path)
     try:
         with safe_open(path, "pt"):
             pass  # the library has looked at every entry of the header
@@ -136,6 +138,7 @@ def _open_file(path: Path) -> Stored:
 
 def _open_shards(index: Path) -> Stored:
     """In the index's order; a shard that lies elsewhere is refused."""
+    stat_of(index)
     try:
         weight_map = json.loads(index.read_text())["weight_map"]
         entries = {str(key): str(name) for key, name in weight_map.items()}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ceconv_convert.checkpoint.container import Weights, find_weights
+from ceconv_convert.checkpoint.files import stat_of
 from ceconv_convert.checkpoint.pickles import read_pickle, read_unsafe
 from ceconv_convert.checkpoint.safetensors_files import is_safetensors, open_stored
 from ceconv_convert.errors import UnreadableInputError
@@ -59,7 +58,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
     Raises:
         UnreadableInputError: where there is none that can be read to its end.
     """
-    _state(path)
+    stat_of(path)
     return open_stored(path).files if is_safetensors(path) else (path,)
 
 
@@ -88,11 +87,5 @@ def sha256_of(files: Iterable[Path]) -> str:
 
 def _state(path: Path) -> tuple[int, ...]:
     """What tells a file from another one of its name, or from itself after a change."""
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise UnreadableInputError(f"{path} cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(found.st_mode):  # a pipe or a device may have no end
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-        raise UnreadableInputError(f"{path} is {kind}")
+    found = stat_of(path)
     return (found.st_ino, found.st_size, found.st_mtime_ns)

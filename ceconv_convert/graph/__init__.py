@@ -5,6 +5,7 @@ from ceconv_convert.graph.check import check_file
 from ceconv_convert.graph.dialect import SymbolicLayer
 from ceconv_convert.graph.explain import choices_as_lines
 from ceconv_convert.graph.export import DEFAULT_OPSET, Exported, write_onnx
+from ceconv_convert.graph.files import data_files
 from ceconv_convert.graph.isolate import run_isolated
 from ceconv_convert.graph.metadata import write_metadata
 from ceconv_convert.graph.multiplications import multiplications
@@ -22,6 +23,7 @@ __all__ = [
     "check_dtype",
     "check_file",
     "choices_as_lines",
+    "data_files",
     "multiplications",
     "named_values",
     "run_isolated",

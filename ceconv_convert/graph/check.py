@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from ceconv_convert.errors import ExportError, first_line
+from ceconv_convert.graph.files import path_or_bytes
 
 
 def check_file(path: Path) -> None:
@@ -17,7 +18,7 @@ def check_file(path: Path) -> None:
         ExportError: where the file is not valid, or names another domain's operators.
     """
     try:
-        onnx.checker.check_model(str(path), full_check=True)
+        onnx.checker.check_model(path_or_bytes(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the ONNX checker refuses the file: {first_line(error)}") from error
     model = onnx.load(path, load_external_data=False)

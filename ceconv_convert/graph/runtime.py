@@ -10,6 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors
 from torch import Tensor
 
 from ceconv_convert.errors import ExportError, first_line
+from ceconv_convert.graph.files import path_or_bytes
 from ceconv_convert.graph.session import session_options
 
 FAILURES = (
@@ -54,7 +55,7 @@ class OnnxRunner:
     def __init__(self, path: Path, provider: str = "CPUExecutionProvider", threads: int = 0) -> None:
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), sess_options=session_options(threads), providers=[provider]
+                path_or_bytes(path), sess_options=session_options(threads), providers=[provider]
             )
         except FAILURES as error:
             raise ExportError(f"ONNX Runtime cannot load the file: {first_line(error)}") from error

@@ -45,7 +45,8 @@ def run_with_outputs(
     """
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     options = session_options()
-    options.add_session_config_entry(_FOLDER, str(path.parent.resolve()))
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        options.add_session_config_entry(_FOLDER, str(path.parent.resolve()))
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]

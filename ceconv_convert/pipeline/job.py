@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ceconv_convert.checkpoint import Source, provenance
+from ceconv_convert.checkpoint import Source, name_of, provenance
 from ceconv_convert.exporting import chosen_row
 from ceconv_convert.graph import DEFAULT_OPSET, Exported
 from ceconv_convert.modules import AUTO
@@ -139,5 +139,5 @@ class Session:
         if exported is not None:
             rows = tuple(chosen_row(row, exported) for row in rows)
         summary = None if verdict is None else verdict_summary(verdict)
-        name, sha256 = self.source.path.name, self.source.sha256
+        name, sha256 = name_of(self.source.path), self.source.sha256
         return provenance.record(name, sha256, form, map(row_as_data, rows), summary)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
 from ceconv_convert.bench import Bench, bench_as_data
@@ -9,16 +11,17 @@ from ceconv_convert.checkpoint import (
     Source,
     Staging,
     build_network,
-    check_not_input,
-    check_output,
+    check_outputs,
     is_checkpoint,
+    name_of,
     read_inputs,
     read_source,
-    real_path,
     sha256_of,
+    signals_held,
 )
 from ceconv_convert.errors import OutputError
 from ceconv_convert.pipeline.benchmark import check_bench, run_bench
+from ceconv_convert.pipeline.files import files_read
 from ceconv_convert.pipeline.job import Candidates, Job, Session
 from ceconv_convert.pipeline.work import convert_and_write, verify_only
 from ceconv_convert.report import make_report, write_report
@@ -34,14 +37,20 @@ from ceconv_convert.verification import (
 )
 
 
-def run(job: Job, terminal: Terminal) -> bool:
+def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
     """Do it; whether the verdict passed.
 
+    Args:
+        job: what was asked for.
+        terminal: where it is printed.
+        written: takes the outputs and reports, once they are in place.
+
     Raises:
-        ConversionError: where it cannot be done.
+        ConversionError: where it cannot be done; nothing is written then.
     """
+    read = () if job.dry_run else files_read(job)
     if not job.dry_run:
-        _check_outputs(job)
+        check_outputs((*job.outputs, *job.reports), read, force=job.force)
     with terminal.progress(f"reading {job.model.name}"):
         source = read_source(job.model, job.allow, unsafe=job.unsafe)
         _check_forms(job, source)
@@ -57,16 +66,19 @@ def run(job: Job, terminal: Terminal) -> bool:
     if job.bench is not None:
         check_bench(job.bench, session.evidence.dtype)
     work = convert_and_write if job.converted is None else verify_only
-    with Staging(force=job.force) as staging, Staging(force=job.force) as reports:
+    with Staging(read, force=job.force) as staging:
         verdicts, found = work(session, staging, terminal)
         passed = all(verdicts)
         bench = run_bench(session, job.bench, terminal) if passed and job.bench is not None else None
-        if passed:
-            staging.commit()
+        if not passed:
+            staging.discard()
         if job.reports:
             with terminal.progress("writing the report"):
-                _write_reports(session, verdicts, found, bench, reports)
-    for output in (*(job.outputs if passed else ()), *job.reports):
+                _write_reports(session, verdicts, found, bench, staging)
+        with signals_held():
+            staging.commit()
+            written += (*(job.outputs if passed else ()), *job.reports)
+    for output in written:
         terminal.wrote(output)
     terminal.verdict(*verdicts)
     return passed
@@ -101,27 +113,15 @@ def _write_reports(
         session.evidence.explain(),
         [verdict_in_full(verdict) for verdict in verdicts],
         [
-            {"name": output.name, "bytes": output.stat().st_size, "sha256": sha256_of([output])}
+            {"name": name_of(output), "bytes": staged.stat().st_size, "sha256": sha256_of([staged])}
             for output in (session.job.outputs if passed else ())
+            for staged in [staging.staged(output)]
         ],
         hue_circle(session.evidence, found.runs, found.networks),
         None if bench is None else bench_as_data(bench),
     )
     for path in session.job.reports:
         write_report(report, staging.path_for(path))
-    staging.commit()
-
-
-def _check_outputs(job: Job) -> None:
-    written = (*job.outputs, *job.reports)
-    targets = [real_path(output) for output in written]
-    for output, target in zip(written, targets, strict=True):
-        check_not_input(output, job.model)
-        if job.converted is not None:
-            check_not_input(output, job.converted)
-        if targets.count(target) > 1:
-            raise OutputError(f"{output} is written twice: give each output a name of its own")
-        check_output(output, force=job.force)
 
 
 def _check_forms(job: Job, source: Source) -> None:

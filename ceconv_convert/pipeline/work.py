@@ -13,6 +13,7 @@ from ceconv_convert.checkpoint import (
     check_same,
     is_checkpoint,
     migrate_content,
+    name_of,
     provenance,
     read_source,
     save_migrated,
@@ -120,7 +121,7 @@ def verify_only(session: Session, staging: Staging, terminal: Terminal) -> tuple
     if job.converted is None:
         return [], Candidates()
     found = Candidates()
-    name = job.converted.name
+    name = name_of(job.converted)
     if job.converted.suffix == ".onnx":
         with terminal.progress(f"judging {name}") as progress:
             verdict = judge_onnx(session.evidence, job.converted, progress=progress)
