@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -69,7 +70,9 @@ def judge(
         pool(case.measure for case in cases if case.output == output)
         for output in sorted({case.output for case in cases})
     ]
-    worst = max(measures, key=lambda measure: measure.strain, default=Measure(0.0, 0.0, 0.0, evidence.dtype))
+    worst = max(measures, key=lambda measure: measure.strain, default=None)
+    if worst is None or broken is not None:
+        worst = Measure(math.nan, math.nan, math.nan, evidence.dtype)  # there is no number for what is wrong
     problem = _problem(layers, broken or worst.problem, steps, symmetries)
     return Verdict(
         candidate,
