@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
 from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.verification.decisions import decide
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.inputs import (
     BATCHES,
@@ -87,6 +88,9 @@ class Evidence:
         if self.data:
             count = sum(len(batch) for batch in self.data)
             lines.append(f"and {count} of the user's, {as_text(tuple(self.data[0].shape[1:]))}")
+        if self.labels is not None:
+            decided = decide(self.original[-len(self.data) :], self.labels)
+            lines += [f"no accuracy: {decided}"] if isinstance(decided, str) else []
         if self.fixed_size is not None:
             lines.append(f"one image size alone, since the network takes no other: {self.fixed_size}")
         tolerance = f"{MULTIPLE} × the original's own error + {FLOOR + 1} roundings of the largest output"
@@ -128,6 +132,7 @@ def gather(
     Raises:
         InputShapeError: where the network does not run.
         VerificationError: where its float64 copy does not.
+        UnreadableInputError: where a label is no class of the network's.
     """
     lazy = [name for name, tensor in model.state_dict(keep_vars=True).items() if is_lazy(tensor)]
     if lazy:
@@ -178,6 +183,8 @@ def gather(
     _check_repeatable(outputs[0], run_module(original, inputs[0]), dtype)
     for found, wanted in zip(outputs, exact, strict=True):
         _check_original(found, wanted, dtype)
+    if labels is not None:
+        decide(outputs[-len(batches) :], labels)  # or say that a label is none of the classes
     lifting = [spec.out_rotations for spec in specs.values() if spec.kind == "lifting"]
     return Evidence(
         shape=shape,

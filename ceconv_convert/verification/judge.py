@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, first_line
 from ceconv_convert.modules import TargetLayer, copy_model
+from ceconv_convert.verification.decisions import accuracy
 from ceconv_convert.verification.distance import distance, distances, largest
 from ceconv_convert.verification.evidence import Evidence, Outputs, Progress, run_module
 from ceconv_convert.verification.inputs import as_text
@@ -183,20 +184,7 @@ def _accuracy(evidence: Evidence, found: Sequence[Outputs]) -> Accuracy | None:
     count = len(evidence.data)
     if evidence.labels is None or not count or len(found) != len(evidence.inputs):
         return None
-    batches = evidence.labels.tensor_split(torch.tensor([len(x) for x in evidence.data]).cumsum(0)[:-1])
-    right = [
-        sum(
-            int((_classes(outputs).cpu() == wanted).sum())
-            for outputs, wanted in zip(rows[-count:], batches, strict=True)
-        )
-        for rows in (evidence.original, tuple(found))
-    ]
-    return Accuracy(right[0], right[1], len(evidence.labels))
-
-
-def _classes(outputs: Outputs) -> Tensor:
-    scores = outputs[0]
-    return scores.argmax(1) if scores.dim() == 2 else scores
+    return accuracy(evidence.original[-count:], found[-count:], evidence.labels)
 
 
 def _agreement(original: Sequence[Outputs], found: Sequence[Outputs]) -> Agreement | None:
