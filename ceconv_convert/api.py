@@ -82,7 +82,7 @@ def verify(
     Raises:
         InputShapeError: where the original does not run on ``input_shape``, or on any usual one.
         VerificationError: where the original does not run in float64.
-        ExportError: where the ONNX file cannot be loaded.
+        ExportError: where the ONNX file cannot be loaded, or ONNX Runtime cannot convolve in the dtype.
 
     >>> from ceconv_convert.layers import CEConv2d
     >>> model = nn.Sequential(CEConv2d(1, 3, 3, 8, 3), nn.ReLU(), CEConv2d(3, 3, 8, 4, 3))
@@ -247,6 +247,7 @@ def _write_and_judge(
 
 def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:
     """Judge an ONNX file in ONNX Runtime: its outputs, and its values along the network."""
+    check_dtype(evidence.dtype)
     run = OnnxRunner(path)
     values = values_of(path, evidence.walk.input)
     steps = evidence.walk.compare_values(values, folded=folded_layers(run.texts))
