@@ -107,6 +107,13 @@ def test_a_label_that_is_none_of_the_classes_is_an_error():
         judged(lambda p, y: p, torch.arange(COUNT) % 5)
 
 
+def test_inputs_beyond_the_networks_dtype_are_an_error():
+    with pytest.raises(
+        UnreadableInputError, match="inputs up to 1.0e.06 are beyond torch.float16, the network's"
+    ):
+        gather(Network(lambda p, y: p).half(), data=torch.full((2, 3, 8, 8), 1e6))
+
+
 def test_without_labels_nothing_is_said():
     model = Network(lambda p, y: y)
     assert "accuracy" not in str(gather(model, data=torch.randn(2, 3, 8, 8)).explain())

@@ -1,5 +1,6 @@
 """Input shapes as people give them: with a batch of 1, with another, in another order."""
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -86,6 +87,14 @@ def test_shapes_of_no_input(network, given, sentence):
         gather(network(), given)
 
 
+def test_batches_of_one_in_the_users_inputs_are_taken_off_too():
+    evidence = gather(small_network(), data=torch.ones(40, 1, 3, 19, 23))
+    assert evidence.shape == (3, 19, 23)
+    assert [x.shape for x in evidence.at_one_size().data] == [(32, 3, 19, 23), (8, 3, 19, 23)]
+    with pytest.raises(InputShapeError, match="does not run on inputs of shape 4×19×23"):
+        gather(small_network(), (3, 19, 23), data=torch.ones(2, 4, 19, 23))
+
+
 def test_the_public_functions_take_a_batch_of_one(tmp_path):
     model = small_network()
     assert verify(model, convert(model), input_shape=(1, 3, 19, 23)).passed
@@ -109,3 +118,14 @@ def test_shapes_on_the_command_line(run, folder, given, code, sentence):  # noqa
     torch.save(small_network(), "a.pt")
     found, out, err = run("a.pt", "-o", "b.safetensors", "--input-shape", given)
     assert (found, sentence in out + err) == (code, True), out + err
+
+
+def test_a_file_of_a_fixed_size_says_that_inputs_are_of_another(run, folder):  # noqa: F811
+    """torch exports this pooling for the example's size alone."""
+    torch.save(
+        nn.Sequential(*small_network()[:9], nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(20, 4)), "a.pt"
+    )
+    np.save("a.npy", np.ones((2, 3, 36, 33)))
+    code, out, err = run("a.pt", "-o", "b.onnx", "--input-shape", "3,32,32", "--inputs", "a.npy")
+    assert code == 0, err
+    assert "b.onnx: not judged on the user's inputs, which are of another size\n" in out

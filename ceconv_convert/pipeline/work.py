@@ -129,6 +129,8 @@ def _export(
         )
     if exported.reason is not None:
         terminal.line(f"{output}: height and width are fixed, {exported.reason}")
+        if len(evidence.at_one_size().data) < len(evidence.data):
+            terminal.line(f"{output}: not judged on the user's inputs, which are of another size")
     for line in choices_as_lines(exported.compiled.choices):
         terminal.line(f"{output}: {line}")
     return exported, verdict

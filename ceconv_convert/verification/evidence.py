@@ -20,6 +20,7 @@ from ceconv_convert.verification.inputs import (
     device_of,
     dtype_of,
     find_shape,
+    in_batches,
     other_size,
     random_input,
     why_not,
@@ -36,8 +37,6 @@ _ROUNDINGS = 2**16
 _CAP = 0.5
 """A network amplifies roundings, of its dtype between layers and of the arithmetic within; one this many of
 them, or this part of its largest output, from its float64 self is random, or cannot be judged."""
-
-_BATCH = 32
 
 Outputs = tuple[Tensor, ...]
 Progress = Callable[[int, int], None]
@@ -132,7 +131,7 @@ def gather(
     Raises:
         InputShapeError: where the network does not run.
         VerificationError: where its float64 copy does not.
-        UnreadableInputError: where a label is no class of the network's.
+        UnreadableInputError: where its dtype does not hold ``data``, or a label is none of its classes.
     """
     lazy = [name for name, tensor in model.state_dict(keep_vars=True).items() if is_lazy(tensor)]
     if lazy:
@@ -144,14 +143,16 @@ def gather(
     if device.type == "meta":
         raise VerificationError("the model is on the meta device and has no numbers: load its weights first")
     referee, specs = make_referee(model)
-    if data is not None and input_shape is None:
-        input_shape = tuple(data.shape[1:])
-    shape = find_shape(original, input_shape, next(iter(specs.values()), None))
+    first = next(iter(specs.values()), None)
+    if data is not None:
+        taken = find_shape(original, tuple(data.shape[1:]), first)
+        data, input_shape = data.reshape(len(data), *taken), input_shape or taken
+    shape = find_shape(original, input_shape, first)
     fixed_size = why_not(original, other_size(shape))
     sizes = [shape] if fixed_size is not None else [shape, other_size(shape)]
     shapes = [(batch, *size) for size in sizes for batch in BATCHES]
     inputs = tuple(random_input(s, seed + i, dtype, device) for i, s in enumerate(shapes))
-    batches = () if data is None else torch.split(data.to(device, dtype), _BATCH)
+    batches = () if data is None else in_batches(data, dtype, device)
     inputs += batches
     steps = 2 * len(inputs) + len(specs)
     done = 0

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.errors import FOREIGN_FAILURES, InputShapeError, first_line
+from ceconv_convert.errors import FOREIGN_FAILURES, InputShapeError, UnreadableInputError, first_line
 from ceconv_convert.kernel.spec import KernelSpec
 
 USUAL_SIZES = (32, 28, 64, 224)
 """Image sizes tried, in this order, where none is given."""
 BATCHES = (1, 2, 5)
 """Batch sizes judged."""
+_BATCH = 32
+"""Of the user's inputs."""
 
 _COLORS = 3
 _IMAGE, _FEATURES = 3, 4
@@ -115,6 +117,20 @@ def random_input(shape: Shape, seed: int, dtype: torch.dtype, device: torch.devi
     """Standard normal numbers, the same on every device, as normalised images have."""
     numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return numbers.to(dtype).to(device)
+
+
+def in_batches(data: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """The user's inputs as the network takes them.
+
+    Raises:
+        UnreadableInputError: where they are beyond its dtype.
+    """
+    cast = data.to(device, dtype)
+    if not bool(torch.isfinite(cast).all()):
+        raise UnreadableInputError(
+            f"inputs up to {float(data.abs().max()):.1e} are beyond {dtype}, the network's"
+        )
+    return torch.split(cast, _BATCH)
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
