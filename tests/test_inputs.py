@@ -279,6 +279,14 @@ def test_the_first_of_moving_pictures_and_no_turning(tmp_path):
     assert (found[:, 1:] < 0.02).all()
 
 
+def test_a_turned_tiff_is_no_other_size(tmp_path):
+    Image.new("RGB", (4, 2), "red").save(tmp_path / "a.tif", tiffinfo={274: 6})
+    with Image.open(tmp_path / "a.tif") as image:
+        image.load()
+        height, width = image.height, image.width
+    assert read_inputs(tmp_path, None).images.shape == (1, 3, height, width)
+
+
 def test_images_take_the_size_of_the_first_or_the_networks(tmp_path):
     gradient("RGB").save(tmp_path / "a.png")
     gradient("RGB").resize((9, 7)).save(tmp_path / "b.png")

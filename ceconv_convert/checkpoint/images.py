@@ -1,4 +1,4 @@
-"""A folder of images, read as torchvision's ImageFolder reads them: without what EXIF says of orientation.
+"""A folder of images, read as torchvision's ImageFolder reads them: a JPEG's EXIF orientation is not applied.
 
 Transparency is dropped; of moving pictures the first counts; grays of 16 bits keep them. Hidden files and
 files of other suffixes are left out. What is read in place of a file that is named like an image is an error.
@@ -55,6 +55,7 @@ def read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array 
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as image:
+                image.load()  # which turns what a TIFF says is to be turned
                 size = (image.height, image.width) if size is None else size
                 check_fits((len(files), 3, *size), _SINGLE, path)
                 colors = _colors(image, size, file)

@@ -125,12 +125,12 @@ def in_batches(data: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[
     Raises:
         UnreadableInputError: where they are beyond its dtype.
     """
-    cast = data.to(device, dtype)
-    if not bool(torch.isfinite(cast).all()):
+    batches = torch.split(data.to(device, dtype), _BATCH)
+    if not all(bool(torch.isfinite(batch).all()) for batch in batches):
         raise UnreadableInputError(
-            f"inputs up to {float(data.abs().max()):.1e} are beyond {dtype}, the network's"
+            f"inputs reach {float(data.abs().max()):.1e}, which {dtype}, the network's, does not hold"
         )
-    return torch.split(cast, _BATCH)
+    return batches
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
