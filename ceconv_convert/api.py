@@ -45,7 +45,7 @@ def verify(
     Args:
         original: the model before conversion.
         converted: the module after it, or the path of an ONNX file.
-        input_shape: of one input, without the batch: ``(3, 224, 224)``; None finds one that runs.
+        input_shape: of one input, ``(3, 224, 224)``, or of a batch of 1; None finds one that runs.
         seed: of the random inputs.
         progress: called with steps done and steps in all.
 
@@ -56,7 +56,7 @@ def verify(
         InputShapeError: where the original does not run on ``input_shape``, or on any usual one.
         VerificationError: where the original does not run in float64.
         UnreadableInputError: where the ONNX file is missing, or no regular file.
-        ExportError: where it cannot be loaded.
+        ExportError: where it cannot be loaded, or ONNX Runtime cannot convolve in the network's dtype.
 
     >>> from ceconv_convert.layers import CEConv2d
     >>> model = nn.Sequential(CEConv2d(1, 3, 3, 8, 3), nn.ReLU(), CEConv2d(3, 3, 8, 4, 3))
@@ -92,7 +92,7 @@ def export_onnx(
         model: a model with ``CEConv2d`` layers, or one converted already; it is not changed.
         path: the file to write.
         form: ``auto`` chooses for each layer what costs least; or ``conv3d``, ``conv2d``, ``fourier``.
-        input_shape: of one input, without the batch; None finds one that runs.
+        input_shape: of one input, or of a batch of 1; None finds one that runs.
         opset: of the file.
         processor: that ``auto`` and ``fourier`` are fitted to, ``avx2`` or ``avx512``; None is this
             machine's. The file runs everywhere.

@@ -18,12 +18,15 @@ _SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors", ".onnx")
 def _parse_shape(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[int, ...] | None:
-    """``3,224,224`` or ``3x224x224``: channels, height, width; features have rotations before the height."""
+    """``3,224,224`` or ``3x224x224``: channels, height, width; features have rotations before the height.
+
+    What a batch of 1 before them means is settled once the network is known.
+    """
     if value is None:
         return None
     parts = re.split(r"[,x×]", value)
     digits = [part.strip() for part in parts]
-    if len(parts) not in (3, 4) or not all(
+    if len(parts) not in (3, 4, 5) or not all(
         part.isdecimal() and len(part) <= _MOST_DIGITS and int(part) > 0 for part in digits
     ):
         raise click.BadParameter(

@@ -14,6 +14,7 @@ from ceconv_convert.graph import (
     Boundary,
     OnnxRunner,
     boundaries_of,
+    check_dtype,
     data_files,
     named_values,
     run_isolated,
@@ -43,8 +44,10 @@ def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = No
     """Judge an ONNX file in ONNX Runtime.
 
     Raises:
-        ExportError: where it cannot be loaded, or not be run value by value.
+        ExportError: where it cannot be loaded or run value by value, or ONNX Runtime does not convolve in the
+            dtype of the original.
     """
+    check_dtype(evidence.dtype)
     run = OnnxRunner(path)
     boundaries = boundaries_of(run.texts)
     values = named_values(path, evidence.walk.input)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_a_failed_onnx_verdict_writes_nothing_at_all(run, folder, monkeypatch):
     monkeypatch.setattr(work, "write_judged_onnx", damaged)
     code, out, _ = run(GOLDEN_SEQUENTIAL, "-o", "a.pt", "-o", "a.onnx")
     assert code == 1
-    assert out.splitlines()[-1].startswith("FAIL: a.onnx in ONNX Runtime: its error ")
+    assert out.splitlines()[-1].startswith("FAIL: a.onnx in ONNX Runtime: layer 4: its error ")
     assert names(folder) == []
 
 
@@ -588,6 +589,34 @@ def test_a_network_that_onnx_runtime_cannot_run_is_exported_in_float32(run, fold
     x = torch.randn(2, 3, 20, 24)
     (found,) = OnnxRunner(folder / "a.onnx")(x)
     assert relative(found, model.double()(x.double())) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float16])
+def test_a_file_in_whatever_dtype_is_judged_on_the_users_inputs_too(run, folder, dtype):
+    model = small_network()
+    torch.save(model.to(dtype), "a.pt")
+    images = np.random.default_rng(0).random((6, 3, 20, 24))
+    scores = model.double()(torch.from_numpy(images)).detach()
+    best = scores.topk(2).values
+    assert float((best[:, 0] - best[:, 1]).min()) > 1e-3  # or a rounding would decide
+    labels = scores.argmax(1)
+    labels[0] += 1 if labels[0] < 3 else -1
+    np.savez("i.npz", images=images, labels=labels)
+    outputs = ("-o", "a.onnx", "-o", "b.onnx", "-o", "c.safetensors", "--report", "r.json")
+    code, out, err = run("a.pt", *outputs, "--inputs", "i.npz")
+    assert code == 0, err
+    report = json.loads((folder / "r.json").read_text())
+    assert len(report["verdicts"]) == 3
+    for verdict in report["verdicts"]:
+        assert verdict["agreement"]["of"] == 16 + 6
+        assert verdict["accuracy"] == {"original": 5, "candidate": 5, "of": 6}
+        assert [6, 3, 20, 24] in [case["shape"] for case in verdict["cases"]]
+    graphs = ["a.onnx in ONNX Runtime", "b.onnx in ONNX Runtime"]
+    assert list(report["hue"]["scores"]["curves"]) == ["original", "the conv3d network", *graphs]
+    code, out, err = run("--verify-only", "a.pt", "a.onnx", "--inputs", "i.npz", "--report", "s.json")
+    assert code == 0, err
+    assert "accuracy 83.33%" in out
+    assert graphs[0] in json.loads((folder / "s.json").read_text())["hue"]["scores"]["curves"]
 
 
 def test_tensors_without_numbers_are_refused(run, folder):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from torch import nn
 from ceconv_convert import CEConv2d, convert, migrate_checkpoint
 from ceconv_convert.checkpoint import save_tensors
 from ceconv_convert.report import make_report, write_report
+from ceconv_convert.report.figures import error_per_layer, hue_wheel
 from ceconv_convert.report.html import render
 from tests.support import COLOR_DIGITS, FIXTURES, small_network
 from tests.test_cli import folder, names, run  # noqa: F401 (fixtures)
@@ -115,6 +117,106 @@ def test_a_failed_verdict_is_reported_too(run, folder):  # noqa: F811
     assert "layer 4: its error" in page
 
 
+def nan_in(layer):
+    layer.weight.view(-1)[0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda model: nan_in(model[0]),
+        lambda model: nan_in(model[7]),
+        lambda model: nan_in(model[-1]),
+        lambda model: model[4].weight.fill_(float("inf")),
+    ],
+    ids=["first layer", "a later layer", "head", "infinite"],
+)
+def test_a_verdict_without_numbers_is_reported(run, folder, damage):  # noqa: F811
+    """A report matters most where something is wrong."""
+    model = small_network()
+    torch.save(model, "a.pt")
+    damaged = convert(model)
+    with torch.no_grad():
+        damage(damaged)
+    torch.save(damaged, "b.pt")
+    code, out, _ = run("--verify-only", "a.pt", "b.pt", "--report", "r.json", "--report", "r.html")
+    assert code == 1
+    assert "it gives NaN or Inf" in out
+    report = json.loads((folder / "r.json").read_text(), parse_constant=pytest.fail)
+    assert report["verdicts"][0]["error"] is None
+    curves = report["hue"]["scores"]["curves"]
+    assert all(number is not None for row in curves["original"] for number in row)
+    assert None in {number for row in curves["b.pt"] for number in row}
+    assert "it gives NaN or Inf" in (folder / "r.html").read_text()
+
+
+def test_a_network_that_gives_nan_is_reported(run, folder):  # noqa: F811
+    model = small_network()
+    with torch.no_grad():
+        nan_in(model[0])
+    torch.save(model, "a.pt")
+    code, out, _ = run("a.pt", "-o", "b.pt", "--report", "r.json", "--report", "r.html")
+    assert code == 1
+    assert "FAIL: the conv3d network: layer 0" in out
+    json.loads((folder / "r.json").read_text(), parse_constant=pytest.fail)
+    assert "<svg" in (folder / "r.html").read_text()
+
+
+def test_a_candidate_with_other_outputs_has_a_report(run, folder):  # noqa: F811
+    model = small_network()
+    torch.save(model, "a.pt")
+    torch.save(nn.Sequential(*convert(model)[:-1], nn.Linear(5, 1)), "b.pt")
+    code, out, _ = run("--verify-only", "a.pt", "b.pt", "--report", "r.json", "--report", "r.html")
+    assert code == 1
+    assert "it gives shape 1×1" in out
+    assert list(json.loads((folder / "r.json").read_text())["hue"]["scores"]["curves"]) == ["original"]
+
+
+def layer_step(name, error, problem=None):
+    features = {"error": error, "original_error": 1e-7, "scale": 1.0, "tolerance": 1e-6}
+    return {"name": name, "is_layer": True, "problem": problem, "features": features}
+
+
+def test_layers_without_a_number_are_crossed_at_the_edge():
+    steps = [layer_step("0", 1e-7), layer_step("3", None, "its error nan is above")]
+    crossed = error_per_layer([{"candidate": "c", "steps": steps}])
+    plain = error_per_layer([{"candidate": "c", "steps": [steps[0], layer_step("3", 1e-7)]}])
+    assert crossed.count("<use") == plain.count("<use")  # one point less, and one cross
+    assert "nan" not in re.sub("<style.*?</style>", "", crossed, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "name", ["$\\frac$.pt", "a$b", "_hidden", "日本", "b\udcff.pt", "\x00\x1b\n", "x" * 300, "--><script>"]
+)
+def test_any_name_can_be_drawn(name):
+    steps = [layer_step(name, 1e-7), layer_step("7", 1e-6)]
+    figure = error_per_layer([{"candidate": name, "steps": steps}])
+    assert figure.startswith("<svg")
+    assert "<script>" not in figure
+
+
+@pytest.mark.parametrize(
+    "curves",
+    [
+        {},
+        {"original": [[None] * 37]},
+        {"original": [[1e308] * 18 + [-1e308] * 19], "b": [[None] * 36 + [1.0]]},
+    ],
+    ids=["nothing", "no numbers", "huge and few"],
+)
+def test_any_curves_can_be_drawn(curves):
+    shown = {"names": ["output 0"] if curves else [], "curves": curves}
+    assert hue_wheel({"angles": range(0, 361, 10), "turn": 120, "scores": shown}, "scores").startswith("<svg")
+
+
+def test_the_name_of_a_source_may_be_no_text(run, folder):  # noqa: F811
+    source = os.fsdecode(b"a\xff.pt")
+    torch.save(small_network(), source)
+    assert run(source, "-o", "b.pt", "--report", "r.json", "--report", "r.html")[0] == 0
+    assert json.loads((folder / "r.json").read_text())["source"] == "a\ufffd.pt"
+    assert "a\ufffd.pt" in (folder / "r.html").read_text()
+
+
 def candidates(folder, model):  # noqa: F811
     """The converted network in every kind of file."""
     converted = convert(model)
@@ -156,7 +258,7 @@ def test_a_damaged_graph_names_its_layer(run, folder):  # noqa: F811
     code, out, _ = run("--verify-only", "a.pt", "graph.onnx")
     assert code == 1
     # Coset pooling hides the order of rotations from all that follows.
-    assert out.splitlines()[-1] == "FAIL: graph.onnx in ONNX Runtime: 7: nothing in it has these features"
+    assert out.splitlines()[-1].startswith("FAIL: graph.onnx in ONNX Runtime: layer 7: its error ")
 
 
 @pytest.mark.parametrize(

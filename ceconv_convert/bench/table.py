@@ -77,7 +77,4 @@ def _unsteady(row: Row) -> str:
 
 def bench_as_data(bench: Bench) -> dict[str, object]:
     """Plain data for the JSON report."""
-    found = asdict(bench)
-    for row in found["rows"]:
-        row["error"] = row["error"] if math.isfinite(row["error"]) else None  # JSON has no NaN
-    return found
+    return asdict(bench)

@@ -1,42 +1,43 @@
 """The user's own inputs: a folder of images, or arrays in a file.
 
-Images are read by Pillow, made RGB, resized to the network's image size (bilinear) and scaled to 0 … 1.
-Folders in the folder are classes, in alphabetical order. Arrays are taken as they are, but for bytes, which
-are scaled to 0 … 1, and channels-last, which is turned round. No mean is subtracted: save arrays as the
-network wants them.
+Images are made RGB, resized to the network's image size (bilinear) and scaled to 0 … 1. Folders in the folder
+are classes, in alphabetical order. Arrays are taken as they are, but for bytes, which are scaled to 0 … 1,
+and channels-last, which is turned round. No mean is subtracted: save arrays as the network wants them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ceconv_convert.checkpoint.safetensors_files import open_stored
-from ceconv_convert.errors import UnreadableInputError, first_line
+from ceconv_convert.checkpoint.arrays import Array, parsing, read_npy, read_npz, read_safetensors
+from ceconv_convert.checkpoint.images import read_folder
+from ceconv_convert.errors import UnreadableInputError
 
 _IMAGES = ("images", "inputs", "input", "x")
 _LABELS = ("labels", "targets", "label", "y")
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
+_READERS = {".npz": read_npz, ".safetensors": read_safetensors}
+_NAMED = 8
+"""Names of arrays that an error shows."""
+_BYTE = 255
+_EXACT = 3
+"""Bytes of integers that float32 holds exactly."""
 
 
 @dataclass(frozen=True, eq=False)
 class UserInputs:
-    """Inputs in float32, ``[count, 3, H, W]``, and their classes, ``[count]``, where they are known."""
+    """Inputs, ``[count, 3, H, W]``, and their classes, ``[count]``, where they are known.
+
+    In float64 where the file has numbers that float32 does not hold, else in float32.
+    """
 
     images: Tensor
     labels: Tensor | None
-
-    def __post_init__(self) -> None:
-        if self.labels is not None and self.labels.shape != self.images.shape[:1]:
-            raise UnreadableInputError(
-                f"there are {self.images.shape[0]} inputs and labels of shape {list(self.labels.shape)}"
-            )
 
 
 def read_inputs(path: Path, size: tuple[int, int] | None) -> UserInputs:
@@ -49,61 +50,56 @@ def read_inputs(path: Path, size: tuple[int, int] | None) -> UserInputs:
     Raises:
         UnreadableInputError: where there are none that can be read.
     """
-    try:
-        if path.is_dir():
-            return _read_folder(path, size)
-        if path.suffix == ".npy":
-            return UserInputs(_as_images(np.load(path, allow_pickle=False), path), None)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return _from_arrays({name: arrays[name] for name in arrays.files}, path)
-        if path.suffix == ".safetensors":
-            stored = {name: tensor.numpy() for name, tensor in open_stored(path).read().items()}
-            return _from_arrays(stored, path)
-    except UnreadableInputError:
-        raise
-    except (OSError, ValueError, EOFError, TypeError, UnidentifiedImageError) as error:
-        raise UnreadableInputError(f"{path} cannot be read as inputs: {first_line(error)}") from error
-    raise UnreadableInputError(f"{path}: inputs are a folder of images, .npy, .npz or .safetensors")
+    with parsing(path):
+        images, labels = _read(path, size)
+        found = torch.from_numpy(_as_images(images, path))
+        return UserInputs(found, None if labels is None else _as_labels(labels, len(found), path))
 
 
-def _read_folder(path: Path, size: tuple[int, int] | None) -> UserInputs:
-    classes = sorted(child for child in path.iterdir() if child.is_dir())
-    files = [
-        (image, label)
-        for label, folder in enumerate(classes or [path])
-        for image in sorted(folder.iterdir())
-        if image.suffix.lower() in _SUFFIXES
-    ]
-    if not files:
-        raise UnreadableInputError(f"{path} holds no images ({', '.join(sorted(_SUFFIXES))})")
-    images = []
-    for file, _ in files:
-        with Image.open(file) as image:
-            colors = image.convert("RGB")
-        if size is None:
-            size = (colors.height, colors.width)
-        resized = colors.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        images.append(torch.from_numpy(np.asarray(resized, np.float32) / 255).permute(2, 0, 1))
-    labels = torch.tensor([label for _, label in files]) if classes else None
-    return UserInputs(torch.stack(images), labels)
+def _read(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None]:
+    mode, suffix = path.stat().st_mode, path.suffix.lower()
+    if stat.S_ISDIR(mode):
+        return read_folder(path, size)
+    if not stat.S_ISREG(mode) or suffix not in (".npy", *_READERS):
+        raise UnreadableInputError(f"{path}: inputs are a folder of images, .npy, .npz or .safetensors")
+    if suffix == ".npy":
+        return read_npy(path), None
+    (images, labels), names = _READERS[suffix](path, (_IMAGES, _LABELS))
+    if images is None:
+        shown = ", ".join(names[:_NAMED]) or "(none)"
+        raise UnreadableInputError(f"{path} has the arrays {shown}: inputs are called {' or '.join(_IMAGES)}")
+    return images, labels
 
 
-def _from_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> UserInputs:
-    name = next((name for name in _IMAGES if name in arrays), None)
-    if name is None:
-        names = ", ".join(arrays) or "(none)"
-        raise UnreadableInputError(f"{path} has the arrays {names}: inputs are called {' or '.join(_IMAGES)}")
-    found = next((arrays[label] for label in _LABELS if label in arrays), None)
-    labels = None if found is None else torch.from_numpy(np.asarray(found).astype(np.int64))
-    return UserInputs(_as_images(arrays[name], path), labels)
-
-
-def _as_images(array: np.ndarray, path: Path) -> Tensor:
+def _as_images(array: Array, path: Path) -> Array:
     if array.ndim < 4 or not array.size:
         shape = list(array.shape)
         raise UnreadableInputError(f"{path} has inputs of shape {shape}: expected [count, 3, H, W]")
     if array.ndim == 4 and array.shape[1] != 3 and array.shape[-1] == 3:
         array = np.moveaxis(array, -1, 1)
-    scale = 255 if array.dtype == np.uint8 else 1
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) / np.float32(scale))
+    single = array.dtype.itemsize <= (4 if array.dtype.kind == "f" else _EXACT)
+    with np.errstate(all="ignore"):
+        images = array.astype(np.float32 if single else np.float64, order="C", copy=False)
+    if array.dtype == np.uint8:
+        images /= _BYTE
+    for index, image in enumerate(images):
+        if not np.isfinite(image).all():
+            raise UnreadableInputError(f"{path}: input {index} has NaN or Inf")
+    return images
+
+
+def _as_labels(array: Array, count: int, path: Path) -> Tensor:
+    """Class numbers, one an input; of one-hot rows the place of the one."""
+    shape = list(array.shape)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    elif array.ndim == 2 and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
+        array = array.argmax(1)
+    if array.shape != (count,):
+        raise UnreadableInputError(
+            f"there are {count} inputs and labels of shape {shape}: expected a class number for each"
+        )
+    wrong = array[~((array >= 0) & (array < 2**31) & (array == np.trunc(array)))]
+    if wrong.size:
+        raise UnreadableInputError(f"{path} has the label {wrong[0]}: expected class numbers, from 0")
+    return torch.from_numpy(array.astype(np.int64))

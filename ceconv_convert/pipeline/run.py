@@ -30,6 +30,7 @@ from ceconv_convert.rewrite import check_plan, plan
 from ceconv_convert.verification import (
     Evidence,
     Verdict,
+    as_text,
     gather,
     hue_circle,
     verdict_as_line,
@@ -93,6 +94,8 @@ def _gather(job: Job, model: nn.Module, terminal: Terminal) -> Evidence:
         data, labels = found.images, found.labels
     with terminal.progress("running the original and the referee") as progress:
         evidence = gather(model, job.input_shape, seed=job.seed, data=data, labels=labels, progress=progress)
+    if job.input_shape is not None and job.input_shape != evidence.shape:
+        terminal.line(f"{as_text(job.input_shape)} is a batch of 1: an input is {as_text(evidence.shape)}")
     for line in evidence.explain():
         terminal.line(line)
     return evidence

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ceconv_convert.checkpoint import (
     Migrated,
@@ -27,7 +31,7 @@ from ceconv_convert.modules import FORMS, copy_model
 from ceconv_convert.pipeline.job import Candidates, Session
 from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.rewrite import convert
-from ceconv_convert.verification import Verdict, gather, judge_module
+from ceconv_convert.verification import Outputs, Verdict, gather, judge_module
 
 
 def convert_and_write(
@@ -38,6 +42,8 @@ def convert_and_write(
     verdicts: list[Verdict] = []
     network, migrated = None, None
     form = session.job.module_form
+    files = [output for output in session.job.outputs if output.suffix == ".onnx"]
+    graphs: Session | None = None
     if form is not None:
         with terminal.progress("converting") as progress:
             network = convert(session.model, form, progress=progress)
@@ -48,11 +54,12 @@ def convert_and_write(
         found.add(candidate, copy_model(network))
     for output in session.job.outputs if all(verdicts) else ():
         staged = staging.path_for(output)
-        if output.suffix == ".onnx":
-            found.exported, verdict = _export(session, network, output, staged, terminal)
+        if output in files:
+            graphs = graphs or _convolved(session, files, terminal)
+            converted = network if graphs is session else None
+            found.exported, verdict = _export(graphs, converted, output, staged, terminal)
             verdicts.append(verdict)
-            if session.evidence.dtype in CONVOLVED:
-                found.runs[verdicts[-1].candidate] = OnnxRunner(staged)
+            found.runs[verdict.candidate] = partial(_run_graph, OnnxRunner(staged), graphs.evidence.dtype)
         elif network is not None:
             _write_module(network, migrated, output, staged, session.record(verdicts[0]), terminal)
     return verdicts, found
@@ -86,17 +93,31 @@ def _migrate(session: Session, network: nn.Module) -> Migrated | None:
     return migrated
 
 
+def _convolved(session: Session, outputs: Iterable[Path], terminal: Terminal) -> Session:
+    """The session that ONNX files are of: in float32 where ONNX Runtime does not convolve in the dtype."""
+    evidence = session.evidence
+    if evidence.dtype in CONVOLVED:
+        return session
+    dtype = str(evidence.dtype).removeprefix("torch.")
+    for output in outputs:
+        terminal.line(f"{output}: in float32, since ONNX Runtime's CPU provider does not convolve in {dtype}")
+    data = torch.cat(evidence.data) if evidence.data else None
+    with terminal.progress("running the original in float32"):
+        model = copy_model(session.model).float()
+        single = gather(model, evidence.shape, seed=session.job.seed, data=data, labels=evidence.labels)
+    return replace(session, model=model, evidence=single)
+
+
+def _run_graph(runner: OnnxRunner, dtype: torch.dtype, x: Tensor) -> Outputs:
+    """A file on an input in whatever dtype."""
+    return runner(x.to(dtype))
+
+
 def _export(
     session: Session, network: nn.Module | None, output: Path, staged: Path, terminal: Terminal
 ) -> tuple[Exported, Verdict]:
     """Write an ``.onnx`` output; of ``network``, where the run has converted one to that form already."""
     job, evidence, model = session.job, session.evidence, session.model
-    if evidence.dtype not in CONVOLVED:
-        dtype = str(evidence.dtype).removeprefix("torch.")
-        terminal.line(f"{output}: in float32, since ONNX Runtime's CPU provider does not convolve in {dtype}")
-        with terminal.progress("running the original in float32"):
-            model, network = copy_model(model).float(), None
-            evidence = gather(model, evidence.shape, seed=job.seed)
     form = job.onnx_form
 
     def record(verdict: Verdict, exported: Exported) -> provenance.Record:
@@ -110,6 +131,8 @@ def _export(
         )
     if exported.reason is not None:
         terminal.line(f"{output}: height and width are fixed, {exported.reason}")
+        if len(evidence.at_one_size().data) < len(evidence.data):
+            terminal.line(f"{output}: not judged on the user's inputs, which are of another size")
     for line in choices_as_lines(exported.compiled.choices):
         terminal.line(f"{output}: {line}")
     return exported, verdict
@@ -123,9 +146,10 @@ def verify_only(session: Session, staging: Staging, terminal: Terminal) -> tuple
     found = Candidates()
     name = name_of(job.converted)
     if job.converted.suffix == ".onnx":
+        evidence = _convolved(session, [job.converted], terminal).evidence
         with terminal.progress(f"judging {name}") as progress:
-            verdict = judge_onnx(session.evidence, job.converted, progress=progress)
-        found.runs[verdict.candidate] = OnnxRunner(job.converted)
+            verdict = judge_onnx(evidence, job.converted, progress=progress)
+        found.runs[verdict.candidate] = partial(_run_graph, OnnxRunner(job.converted), evidence.dtype)
         return [verdict], found
     with terminal.progress(f"reading {name}"):
         source = read_source(job.converted, job.allow, unsafe=job.unsafe)

@@ -5,6 +5,7 @@ The schema is described in docs/report.md. Keys are added, never renamed or drop
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 SCHEMA = "ceconv-convert/report"
@@ -23,7 +24,7 @@ def make_report(
     hue: Mapping[str, object] | None,
     bench: Mapping[str, object] | None = None,
 ) -> Report:
-    """The document.
+    """The document; numbers that are not finite, which JSON does not have, are None in it.
 
     Args:
         record: the provenance of a run, without its verdict.
@@ -35,7 +36,7 @@ def make_report(
         hue: what becomes of the output as the input's hue turns full circle; None where it has none.
         bench: how fast candidates are; None where they were not measured.
     """
-    return {
+    report: Report = {
         "schema": SCHEMA,
         "version": VERSION,
         "passed": passed,
@@ -47,3 +48,15 @@ def make_report(
         "hue": None if hue is None else dict(hue),
         "bench": None if bench is None else dict(bench),
     }
+    return {key: _finite(value) for key, value in report.items()}
+
+
+def _finite(value: object) -> object:
+    """A copy with None for every NaN and infinity, however deep."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -23,6 +23,6 @@ def write_report(report: Report, path: Path) -> None:
     else:
         text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        path.write_text(text, "utf-8")
+        path.write_text(text, "utf-8", "backslashreplace")  # names of files may be no text
     except OSError as error:
         raise OutputError(f"{path.name} cannot be written: {error.strerror}") from error

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.modules import wrapper_prefix
+from ceconv_convert.verification.decisions import decide
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.inputs import (
     BATCHES,
@@ -21,6 +22,7 @@ from ceconv_convert.verification.inputs import (
     device_of,
     dtype_of,
     find_shape,
+    in_batches,
     other_size,
     random_input,
     why_not,
@@ -39,8 +41,6 @@ _ROUNDINGS = 2**16
 _CAP = 0.5
 """A network amplifies roundings, of its dtype between layers and of the arithmetic within; one this many of
 them, or this part of its largest output, from its float64 self is random, or cannot be judged."""
-
-_BATCH = 32
 
 Progress = Callable[[int, int], None]
 
@@ -94,6 +94,9 @@ class Evidence:
         if self.data:
             count = sum(len(batch) for batch in self.data)
             lines.append(f"and {count} of the user's, {as_text(tuple(self.data[0].shape[1:]))}")
+        if self.labels is not None:
+            decided = decide(self.original[-len(self.data) :], self.labels)
+            lines += [f"no accuracy: {decided}"] if isinstance(decided, str) else []
         if self.fixed_size is not None:
             lines.append(f"one image size alone, since the network takes no other: {self.fixed_size}")
         tolerance = f"{MULTIPLE} × the original's own error + {FLOOR + 1} roundings of the largest output"
@@ -135,6 +138,7 @@ def gather(
     Raises:
         InputShapeError: where the network does not run.
         VerificationError: where its float64 copy does not.
+        UnreadableInputError: where its dtype does not hold ``data``, or a label is none of its classes.
     """
     lazy = [name for name, tensor in model.state_dict(keep_vars=True).items() if is_lazy(tensor)]
     if lazy:
@@ -146,14 +150,16 @@ def gather(
     if device.type == "meta":
         raise VerificationError("the model is on the meta device and has no numbers: load its weights first")
     referee, specs = make_referee(model)
-    if data is not None and input_shape is None:
-        input_shape = tuple(data.shape[1:])
-    shape = find_shape(original, input_shape, next(iter(specs.values()), None))
+    first = next(iter(specs.values()), None)
+    if data is not None:
+        taken = find_shape(original, tuple(data.shape[1:]), first)
+        data, input_shape = data.reshape(len(data), *taken), input_shape or taken
+    shape = find_shape(original, input_shape, first)
     fixed_size = why_not(original, other_size(shape))
     sizes = [shape] if fixed_size is not None else [shape, other_size(shape)]
     shapes = [(batch, *size) for size in sizes for batch in BATCHES]
     inputs = tuple(random_input(s, seed + i, dtype, device) for i, s in enumerate(shapes))
-    batches = () if data is None else torch.split(data.to(device, dtype), _BATCH)
+    batches = () if data is None else in_batches(data, dtype, device)
     inputs += batches
     steps = 2 * len(inputs) + len(specs)
     done = 0
@@ -188,6 +194,8 @@ def gather(
     _check_repeatable(outputs[0], run_module(original, inputs[0]), dtype)
     for x, found, wanted in zip(inputs, outputs, exact, strict=True):
         _check_original(found, wanted, dtype, partial(sensitivity.outputs, x, wanted))
+    if labels is not None:
+        decide(outputs[-len(batches) :], labels)  # or say that a label is none of the classes
     lifting = [spec.out_rotations for spec in specs.values() if spec.kind == "lifting"]
     return Evidence(
         shape=shape,

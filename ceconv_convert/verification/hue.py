@@ -54,6 +54,7 @@ def _scores(
 ) -> dict[str, object] | None:
     """The outputs that are largest for the image as it is."""
     chosen: Tensor | None = None
+    size = 0
     curves: Curves = {}
     for name, run in runs.items():
         try:
@@ -61,26 +62,33 @@ def _scores(
         except FOREIGN_FAILURES:
             continue  # its verdict says so
         if chosen is None:
+            size = len(rows[0])
             chosen = rows[0].argsort(descending=True)[:_SCORES].sort().values
-        curves[name] = [[float(row[index]) for row in rows] for index in chosen]
-    if chosen is None:
+        if all(len(row) == size for row in rows):
+            curves[name] = [[float(row[index]) for row in rows] for index in chosen]
+    if chosen is None or not size:
         return None
     names = [f"output {index}" for index in chosen.tolist()]
     return {"names": names, "curves": curves, "caption": "The outputs that are largest at 0°."}
 
 
-def _features(networks: Mapping[str, nn.Module], layer: str, images: list[Tensor]) -> dict[str, object]:
+def _features(
+    networks: Mapping[str, nn.Module], layer: str, images: list[Tensor]
+) -> dict[str, object] | None:
     """The mean activation of each rotation of one layer."""
     curves: Curves = {}
     count = 0
     for name, network in networks.items():
         try:
             rows = [record(network, image, [layer])[0].output for image in images]
-        except (*FOREIGN_FAILURES, LookupError):
-            continue
-        means = [row.double().relu().mean((0, 1, 3, 4)) for row in rows]
-        count = len(means[0])
-        curves[name] = [[float(mean[rotation]) for mean in means] for rotation in range(count)]
+            means = [row.double().relu().mean((0, 1, 3, 4)) for row in rows]
+        except FOREIGN_FAILURES:
+            continue  # it has no such layer, or features of another shape: its verdict says so
+        count = count or len(means[0])
+        if len(means[0]) == count:
+            curves[name] = [[float(mean[rotation]) for mean in means] for rotation in range(count)]
+    if not curves:
+        return None
     return {
         "names": [f"rotation {rotation}" for rotation in range(count)],
         "curves": curves,

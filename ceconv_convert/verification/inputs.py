@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.errors import FOREIGN_FAILURES, InputShapeError, first_line
+from ceconv_convert.errors import FOREIGN_FAILURES, InputShapeError, UnreadableInputError, first_line
 from ceconv_convert.kernel.spec import KernelSpec
 
 USUAL_SIZES = (32, 28, 64, 224)
 """Image sizes tried, in this order, where none is given."""
 BATCHES = (1, 2, 5)
 """Batch sizes judged."""
+_BATCH = 32
+"""Of the user's inputs."""
+
+_COLORS = 3
+_IMAGE, _FEATURES = 3, 4
+"""Numbers of a shape."""
 
 Shape = tuple[int, ...]
 """Without the batch: channels, height, width; for a network of features rotations before the height."""
@@ -24,12 +31,13 @@ def find_shape(model: nn.Module, given: Shape | None, first: KernelSpec | None) 
 
     Args:
         model: in eval mode.
-        given: what the user said.
+        given: what the user said; a batch of 1 before it is taken off.
         first: the network's first color-equivariant layer; where it is a hidden one, it may take features.
 
     Raises:
         InputShapeError: where the network runs on none of them.
     """
+    given = None if given is None else without_batch(given, first)
     shapes = [given] if given is not None else list(_usual_shapes(first))
     first_problem = ""
     for shape in shapes:
@@ -38,13 +46,50 @@ def find_shape(model: nn.Module, given: Shape | None, first: KernelSpec | None) 
             return shape
         first_problem = first_problem or problem
     if given is not None:
+        order = "; channels come first, as in 3,224,224" if given[-1] == _COLORS != given[0] else ""
         raise InputShapeError(
-            f"the network does not run on inputs of shape {as_text(given)}: {first_problem}"
+            f"the network does not run on inputs of shape {as_text(given)}: {first_problem}{order}"
         )
     tried = ", ".join(as_text(shape) for shape in shapes)
     raise InputShapeError(
         f"the network runs on none of the usual input shapes ({tried}): "
         f"say which with --input-shape; the first answered: {first_problem}"
+    )
+
+
+def without_batch(given: Sequence[int], first: KernelSpec | None) -> Shape:
+    """The shape of one input, of what may begin with a batch of 1.
+
+    A network whose first color-equivariant layer is a lifting layer takes images, ``C,H,W``; one that begins
+    with a hidden layer takes features, ``C,N,H,W``, or images. Without such a layer four numbers that begin
+    with 1,3 are of images.
+
+    Raises:
+        InputShapeError: where it is no shape, or that of another batch.
+
+    >>> without_batch([1, 3, 224, 224], None)
+    (3, 224, 224)
+    """
+    try:
+        shape = tuple(map(operator.index, given))
+    except TypeError:
+        shape = ()
+    if isinstance(given, str) or len(shape) not in (_IMAGE, _FEATURES, _FEATURES + 1) or min(shape) < 1:
+        raise InputShapeError(
+            f"{given!r} is not an input shape: give channels, height and width, as in 3,224,224"
+        )
+    # A network that is converted already does not tell what it begins with.
+    images = shape[:-2] == (1, _COLORS) if first is None else first.kind == "lifting"
+    whole = _IMAGE if images else _FEATURES
+    if len(shape) <= whole:
+        return shape
+    if len(shape) == whole + 1 and shape[0] == 1:
+        return shape[1:]
+    if images and first is not None and shape[:2] == (first.in_channels, first.in_rotations):
+        return shape  # features of one rotation
+    example = "an image, as in 3,224,224" if images else "features, as in 16,3,32,32"
+    raise InputShapeError(
+        f"{as_text(shape)} is not the shape of one input: give it without the batch, for {example}"
     )
 
 
@@ -72,6 +117,20 @@ def random_input(shape: Shape, seed: int, dtype: torch.dtype, device: torch.devi
     """Standard normal numbers, the same on every device, as normalised images have."""
     numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return numbers.to(dtype).to(device)
+
+
+def in_batches(data: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """The user's inputs as the network takes them.
+
+    Raises:
+        UnreadableInputError: where they are beyond its dtype.
+    """
+    batches = torch.split(data.to(device, dtype), _BATCH)
+    if not all(bool(torch.isfinite(batch).all()) for batch in batches):
+        raise UnreadableInputError(
+            f"inputs reach {float(data.abs().max()):.1e}, which {dtype}, the network's, does not hold"
+        )
+    return batches
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

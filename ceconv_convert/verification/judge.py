@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, first_line
 from ceconv_convert.modules import TargetLayer, copy_model
+from ceconv_convert.verification.decisions import accuracy
 from ceconv_convert.verification.distance import distance, distances, largest
 from ceconv_convert.verification.evidence import Evidence, Progress
 from ceconv_convert.verification.inputs import as_text
@@ -73,7 +75,9 @@ def judge(
         pool(case.measure for case in cases if case.output == output)
         for output in sorted({case.output for case in cases})
     ]
-    worst = max(measures, key=lambda measure: measure.strain, default=Measure(0.0, 0.0, 0.0, evidence.dtype))
+    worst = max(measures, key=lambda measure: measure.strain, default=None)
+    if worst is None or broken is not None:
+        worst = Measure(math.nan, math.nan, math.nan, evidence.dtype)  # there is no number for what is wrong
     problem = _problem(layers, broken or worst.problem, steps, symmetries)
     return Verdict(
         candidate,
@@ -195,20 +199,7 @@ def _accuracy(evidence: Evidence, found: Sequence[Outputs]) -> Accuracy | None:
     count = len(evidence.data)
     if evidence.labels is None or not count or len(found) != len(evidence.inputs):
         return None
-    batches = evidence.labels.tensor_split(torch.tensor([len(x) for x in evidence.data]).cumsum(0)[:-1])
-    right = [
-        sum(
-            int((_classes(outputs).cpu() == wanted).sum())
-            for outputs, wanted in zip(rows[-count:], batches, strict=True)
-        )
-        for rows in (evidence.original, tuple(found))
-    ]
-    return Accuracy(right[0], right[1], len(evidence.labels))
-
-
-def _classes(outputs: Outputs) -> Tensor:
-    scores = outputs[0]
-    return scores.argmax(1) if scores.dim() == 2 else scores
+    return accuracy(evidence.original[-count:], found[-count:], evidence.labels)
 
 
 def _agreement(original: Sequence[Outputs], found: Sequence[Outputs]) -> Agreement | None:

@@ -1,8 +1,7 @@
-"""Verdicts as plain data, for records and reports: what JSON knows, and no numbers that it does not."""
+"""Verdicts as plain data, for records and reports."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 
 from ceconv_convert.verification.verdict import Measure, Verdict
@@ -53,8 +52,8 @@ def verdict_in_full(verdict: Verdict) -> dict[str, object]:
                 "name": symmetry.name,
                 "reason": symmetry.reason,
                 "problem": symmetry.problem,
-                "original": _finite(symmetry.original),
-                "candidate": _finite(symmetry.candidate),
+                "original": symmetry.original,
+                "candidate": symmetry.candidate,
             }
             for symmetry in verdict.symmetries
         ],
@@ -64,18 +63,13 @@ def verdict_in_full(verdict: Verdict) -> dict[str, object]:
 def _measure(measure: Measure) -> dict[str, object]:
     return {
         "dtype": str(measure.dtype).removeprefix("torch."),
-        "error": _finite(measure.error),
-        "relative_error": _finite(measure.relative_error),
-        "original_error": _finite(measure.original_error),
-        "scale": _finite(measure.scale),
-        "tolerance": _finite(measure.tolerance),
+        "error": measure.error,
+        "relative_error": measure.relative_error,
+        "original_error": measure.original_error,
+        "scale": measure.scale,
+        "tolerance": measure.tolerance,
     }
 
 
 def _optional(measure: Measure | None) -> dict[str, object] | None:
     return None if measure is None else _measure(measure)
-
-
-def _finite(number: float | None) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return number if number is not None and math.isfinite(number) else None

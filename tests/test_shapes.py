@@ -1,0 +1,131 @@
+"""Input shapes as people give them: with a batch of 1, with another, in another order."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from ceconv_convert import CEConv2d, convert, export_onnx, verify
+from ceconv_convert.errors import InputShapeError
+from ceconv_convert.verification import gather
+from tests.support import small_network
+from tests.test_cli import folder, run  # noqa: F401 (fixtures)
+
+
+def hidden():
+    torch.manual_seed(0)
+    return nn.Sequential(CEConv2d(3, 3, 4, 2, 3), nn.ReLU(), CEConv2d(3, 3, 2, 2, 3))
+
+
+def gray():
+    """A layer to one rotation sees as many channels as it likes."""
+    torch.manual_seed(0)
+    return nn.Sequential(CEConv2d(1, 1, 1, 2, 3), nn.ReLU(), CEConv2d(1, 1, 2, 2, 3))
+
+
+UNDERSTOOD = {
+    "an image": (small_network, (3, 19, 23), (3, 19, 23)),
+    "a batch of one image": (small_network, (1, 3, 19, 23), (3, 19, 23)),
+    "a list": (small_network, [1, 3, 19, 23], (3, 19, 23)),
+    "torch's": (small_network, torch.Size([3, 19, 23]), (3, 19, 23)),
+    "an image of one rotation": (small_network, (3, 1, 19, 23), (3, 1, 19, 23)),
+    "one gray image": (gray, (1, 1, 19, 23), (1, 19, 23)),
+    "features": (hidden, (4, 3, 9, 8), (4, 3, 9, 8)),
+    "a batch of one of features": (hidden, (1, 4, 3, 9, 8), (4, 3, 9, 8)),
+    "planes": (hidden, (12, 9, 8), (12, 9, 8)),
+    "a batch of one image, converted": (lambda: convert(small_network()), (1, 3, 19, 23), (3, 19, 23)),
+    "features, converted": (lambda: convert(hidden()), (4, 3, 9, 8), (4, 3, 9, 8)),
+    "a batch of one of features, converted": (lambda: convert(hidden()), (1, 4, 3, 9, 8), (4, 3, 9, 8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("network", "given", "shape"), UNDERSTOOD.values(), ids=UNDERSTOOD)
+def test_a_batch_of_one_is_taken_off(network, given, shape):
+    evidence = gather(network(), given)
+    assert evidence.shape == shape
+    assert evidence.inputs[0].shape == (1, *shape)
+    assert evidence.at_one_size().inputs
+
+
+def test_features_of_one_channel_are_no_batch():
+    torch.manual_seed(0)
+    assert gather(nn.Sequential(CEConv2d(3, 3, 1, 2, 3)), (1, 3, 9, 8)).shape == (1, 3, 9, 8)
+
+
+WRONG = {
+    "another batch": (
+        small_network,
+        (8, 3, 19, 23),
+        "8×3×19×23 is not the shape of one input: .* as in 3,224,224",
+    ),
+    "another batch of features": (
+        hidden,
+        (8, 4, 3, 9, 8),
+        "8×4×3×9×8 is not the shape of one input: .*, for features",
+    ),
+    "features": (
+        small_network,
+        (1, 3, 3, 19, 23),
+        "1×3×3×19×23 is not the shape of one input: .*, for an image",
+    ),
+    "colors last": (small_network, (19, 23, 3), "of shape 19×23×3: .*; channels come first, as in 3,224,224"),
+    "a batch, colors last": (small_network, (1, 19, 23, 3), "of shape 19×23×3: .*; channels come first"),
+    "zeros": (small_network, (3, 0, 5), "is not an input shape"),
+    "less than zero": (small_network, (3, -1, 5), "is not an input shape"),
+    "two numbers": (small_network, (19, 23), "is not an input shape"),
+    "no numbers": (small_network, (), "is not an input shape"),
+    "fractions": (small_network, (3, 19.5, 23), "is not an input shape"),
+    "text": (small_network, "3,19,23", "'3,19,23' is not an input shape"),
+    "a number": (small_network, 3, "3 is not an input shape"),
+}
+
+
+@pytest.mark.parametrize(("network", "given", "sentence"), WRONG.values(), ids=WRONG)
+def test_shapes_of_no_input(network, given, sentence):
+    with pytest.raises(InputShapeError, match=sentence):
+        gather(network(), given)
+
+
+def test_batches_of_one_in_the_users_inputs_are_taken_off_too():
+    evidence = gather(small_network(), data=torch.ones(40, 1, 3, 19, 23))
+    assert evidence.shape == (3, 19, 23)
+    assert [x.shape for x in evidence.at_one_size().data] == [(32, 3, 19, 23), (8, 3, 19, 23)]
+    with pytest.raises(InputShapeError, match="does not run on inputs of shape 4×19×23"):
+        gather(small_network(), (3, 19, 23), data=torch.ones(2, 4, 19, 23))
+
+
+def test_the_public_functions_take_a_batch_of_one(tmp_path):
+    model = small_network()
+    assert verify(model, convert(model), input_shape=(1, 3, 19, 23)).passed
+    assert export_onnx(model, tmp_path / "a.onnx", input_shape=(1, 3, 19, 23)).passed
+    sides = onnx.load(tmp_path / "a.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert len(sides) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "sentence"),
+    [
+        ("1,3,19,23", 0, "1×3×19×23 is a batch of 1: an input is 3×19×23\n"),
+        ("8,3,19,23", 2, "8×3×19×23 is not the shape of one input"),
+        ("19,23,3", 2, "channels come first, as in 3,224,224"),
+        ("1,1,3,19,23", 2, "is not the shape of one input"),
+        ("19,23", 2, "'19,23' is not an input shape"),
+        ("1,1,1,3,19,23", 2, "is not an input shape"),
+    ],
+)
+def test_shapes_on_the_command_line(run, folder, given, code, sentence):  # noqa: F811
+    torch.save(small_network(), "a.pt")
+    found, out, err = run("a.pt", "-o", "b.safetensors", "--input-shape", given)
+    assert (found, sentence in out + err) == (code, True), out + err
+
+
+def test_a_file_of_a_fixed_size_says_that_inputs_are_of_another(run, folder):  # noqa: F811
+    """torch exports this pooling for the example's size alone."""
+    torch.save(
+        nn.Sequential(*small_network()[:9], nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(20, 4)), "a.pt"
+    )
+    np.save("a.npy", np.ones((2, 3, 36, 33)))
+    code, out, err = run("a.pt", "-o", "b.onnx", "--input-shape", "3,32,32", "--inputs", "a.npy")
+    assert code == 0, err
+    assert "b.onnx: not judged on the user's inputs, which are of another size\n" in out
