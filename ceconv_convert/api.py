@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -125,6 +126,8 @@ def export_onnx(
         if not verdict.passed:
             raise VerificationError(f"nothing was written: {verdict}")
         staging.commit()
-    if exported.reason is not None and evidence.fixed_size is None:
-        warnings.warn(f"{path}: height and width are fixed, {exported.reason}", stacklevel=2)
+    if evidence.fixed_size is not None:  # the network's own doing
+        exported = replace(exported, reason=None)
+    for note in exported.notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
     return verdict

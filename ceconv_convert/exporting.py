@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -12,7 +11,7 @@ from torch import nn
 from ceconv_convert.checkpoint import provenance
 from ceconv_convert.errors import NothingToConvertError
 from ceconv_convert.graph import Exported, SymbolicLayer, check_dtype, check_file, write_metadata, write_onnx
-from ceconv_convert.judging import judge_onnx
+from ceconv_convert.judging import Wrong, judge_onnx, wrong_sizes
 from ceconv_convert.modules import AUTO, CIRCULAR, copy_model, replace_modules
 from ceconv_convert.rewrite import PlanRow, convert, plan, replace_layers
 from ceconv_convert.verification import Evidence, Verdict
@@ -72,39 +71,93 @@ def write_judged_onnx(
 ) -> tuple[Exported, Verdict]:
     """Write an ONNX file, check it, judge it in ONNX Runtime, and note in it where it comes from.
 
-    Where it is wrong with dynamic image sizes, it is written with a fixed one.
+    Axes at whose sizes it is wrong are written as fixed ones.
     """
-    exported, verdict = _write_and_judge(evidence, converted, path, form, opset, processor, progress)
-    if verdict.passed:
-        write_metadata(path, {provenance.KEY: provenance.as_text(record(verdict, exported))})
-    return exported, verdict
-
-
-def _write_and_judge(
-    evidence: Evidence,
-    converted: nn.Module,
-    path: Path,
-    form: str,
-    opset: int,
-    processor: str | None,
-    progress: Progress | None,
-) -> tuple[Exported, Verdict]:
     check_dtype(evidence.dtype)
-    example = evidence.inputs[1]  # a batch of 2
-    dynamic = evidence.fixed_size is None
-    write = partial(write_onnx, converted, path, example, opset=opset, form=form, processor=processor)
-    exported = write(dynamic_size=dynamic)
-    if not dynamic:
-        exported = replace(exported, reason=f"the network takes no other size: {evidence.fixed_size}")
-    check_file(path)
-    judged = evidence if exported.dynamic_size else evidence.at_one_size()
-    verdict = judge_onnx(judged, path, progress=progress)
-    if exported.dynamic_size and not verdict.passed:
-        # Some operators are exported for the example's size alone, without a word.
-        again = write(dynamic_size=False)
+    axes = Axes(evidence.fixed_size is None, f"the network takes no other size: {evidence.fixed_size}")
+    failed: tuple[Exported, Verdict] | None = None
+    while True:
+        exported = axes.noted(
+            write_onnx(
+                converted,
+                path,
+                evidence.inputs[1],  # a batch of 2
+                opset=opset,
+                dynamic_size=axes.size,
+                dynamic_batch=axes.batch,
+                form=form,
+                processor=processor,
+            )
+        )
         check_file(path)
-        fixed = judge_onnx(evidence.at_one_size(), path, progress=progress)
-        if fixed.passed:
-            reason = f"since with dynamic ones the verdict fails: {verdict.problem}"
-            return replace(again, reason=reason), fixed
-    return exported, verdict
+        axes = replace(axes, size=exported.dynamic_size, batch=exported.dynamic_batch)
+        wrong = wrong_sizes(evidence, exported.assumptions, path)
+        if wrong is None:
+            verdict = judge_onnx(evidence, path, progress=progress)
+            if verdict.passed:
+                write_metadata(path, {provenance.KEY: provenance.as_text(record(verdict, exported))})
+                return exported, verdict
+            failed = failed or (exported, verdict)
+            wrong = _suspects(axes, verdict)
+        if not axes.dynamic & wrong.axes:
+            return failed or (exported, judge_onnx(evidence, path))
+        axes = axes.without(wrong)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Which axes of a file's input are dynamic, and why others are not.
+
+    Attributes:
+        size: height and width.
+        size_reason: why they are not, where they are not.
+        batch: the batch.
+        batch_reason: likewise.
+    """
+
+    size: bool = True
+    size_reason: str = ""
+    batch: bool = True
+    batch_reason: str = ""
+
+    @property
+    def dynamic(self) -> frozenset[str]:
+        """By name."""
+        return frozenset((*(("height", "width") if self.size else ()), *(("batch",) if self.batch else ())))
+
+    def without(self, wrong: Wrong) -> Axes:
+        """With the axes fixed at whose sizes a file was wrong."""
+        axes = self
+        if self.size and wrong.axes & {"height", "width"}:
+            axes = replace(axes, size=False, size_reason=f"since with dynamic ones {wrong.why}")
+        if self.batch and "batch" in wrong.axes:
+            axes = replace(axes, batch=False, batch_reason=f"since with a dynamic one {wrong.why}")
+        return axes
+
+    def noted(self, exported: Exported) -> Exported:
+        """What was written, with the reasons that are known."""
+        return replace(
+            exported,
+            reason=exported.reason if self.size else self.size_reason,
+            batch_reason=exported.batch_reason if self.batch else self.batch_reason,
+        )
+
+
+def _suspects(axes: Axes, verdict: Verdict) -> Wrong:
+    """The axes that a failed verdict may be due to: some operators are exported for one size, without a word.
+
+    A layer that is wrong by itself is due to none. Where batches of one size pass and fail, and sizes of one
+    batch do not, it is the batch; else the size first.
+    """
+    why = f"the verdict fails: {verdict.problem}"
+    passed = {case.shape for case in verdict.cases if case.measure.problem is None}
+    failed = {case.shape for case in verdict.cases} - passed
+    batches = {shape[1:] for shape in passed} & {shape[1:] for shape in failed}
+    sizes = {shape[0] for shape in passed} & {shape[0] for shape in failed}
+    if any(check.problem for check in verdict.layers):
+        return Wrong(frozenset(), why)
+    if axes.batch and batches and not sizes:
+        return Wrong(frozenset({"batch"}), why)
+    if axes.size:
+        return Wrong(frozenset({"height", "width"}), why)
+    return Wrong(frozenset({"batch"} if batches else ()), why)

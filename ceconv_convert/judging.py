@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ceconv_convert.checkpoint import name_of, stat_of
 from ceconv_convert.graph import (
+    Assumption,
     Boundary,
     OnnxRunner,
     boundaries_of,
@@ -18,13 +19,17 @@ from ceconv_convert.graph import (
     data_files,
     named_values,
     run_isolated,
+    violations,
 )
 from ceconv_convert.kernel.planes import from_rotation_major, split_planes, to_rotation_major
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.verification import Evidence, LayerCheck, Turn, Verdict, judge, symmetries_of
+from ceconv_convert.verification import Evidence, LayerCheck, Turn, Verdict, as_text, judge, symmetries_of
 from ceconv_convert.verification.evidence import Progress
+from ceconv_convert.verification.inputs import Shape, fits, odd_sizes
 from ceconv_convert.verification.layers import alone_evidence, check_alone
 from ceconv_convert.verification.probe_input import magnitude_for, signs
+
+_LARGE_BATCH = 9
 
 
 def onnx_files(path: Path) -> tuple[Path, ...]:
@@ -43,12 +48,21 @@ def onnx_files(path: Path) -> tuple[Path, ...]:
 def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:
     """Judge an ONNX file in ONNX Runtime.
 
+    A file of fixed size or batch is judged on inputs of that; one of dynamic axes on odd sizes and a larger
+    batch too, where the network runs on them.
+
+    Args:
+        evidence: from the original.
+        path: the file.
+        progress: called with inputs done and inputs in all.
+
     Raises:
         ExportError: where it cannot be loaded or run value by value, or ONNX Runtime does not convolve in the
             dtype of the original.
     """
     check_dtype(evidence.dtype)
     run = OnnxRunner(path)
+    evidence = _suited(evidence, run.shape)
     boundaries = boundaries_of(run.texts)
     values = named_values(path, evidence.walk.input)
     steps = evidence.walk.compare_values(
@@ -66,6 +80,48 @@ def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = No
         symmetries=symmetries,
         progress=progress,
     )
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Axes at some of whose sizes a file is wrong, and how that is known."""
+
+    axes: frozenset[str]
+    why: str
+
+
+def wrong_sizes(evidence: Evidence, assumptions: Sequence[Assumption], path: Path) -> Wrong | None:
+    """The first assumption of a graph that fails where the network runs, and the file is wrong there."""
+    run = OnnxRunner(path)
+    tried: list[Shape] = []
+    for assumption in assumptions:
+        if any(not assumption.holds(_sizes(shape)) for shape in tried):
+            continue
+        candidates = violations(assumption, _sizes((1, *evidence.shape)), assumptions)
+        middle = evidence.shape[:-2]
+        shapes = ((s["batch"], *middle, s["height"], s["width"]) for s in candidates)
+        fitting = (shape for shape in shapes if fits(shape, run.shape))
+        shape = next(filter(evidence.runs_at, fitting), None)
+        if shape is None:
+            continue
+        tried.append(shape)
+        problem = judge(evidence.at(shape), run, name_of(path)).problem
+        if problem is not None:
+            return Wrong(assumption.axes, f"it is wrong unless {assumption}: at {as_text(shape)} {problem}")
+    return None
+
+
+def _sizes(shape: Shape) -> dict[str, int]:
+    return {"batch": shape[0], "height": shape[-2], "width": shape[-1]}
+
+
+def _suited(evidence: Evidence, declared: Sequence[int | None]) -> Evidence:
+    """The evidence that a file with such an input can be judged by."""
+    small, large = odd_sizes(evidence.shape)
+    many = [(_LARGE_BATCH, *shape) for shape in (small, evidence.shape)]
+    further = [(1, *small), (1, *large)]
+    further += [shape for shape in many if fits(shape, declared) and evidence.runs_at(shape)][:1]
+    return evidence.fitting(declared).elsewhere(shape for shape in further if fits(shape, declared))
 
 
 def _layers_alone(

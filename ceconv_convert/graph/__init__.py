@@ -1,5 +1,6 @@
 """ONNX: export, check, run."""
 
+from ceconv_convert.graph.assumptions import Assumption, violations
 from ceconv_convert.graph.boundaries import Boundary, boundaries_of
 from ceconv_convert.graph.check import check_file
 from ceconv_convert.graph.dialect import SymbolicLayer
@@ -15,6 +16,7 @@ from ceconv_convert.graph.values import named_values
 __all__ = [
     "CONVOLVED",
     "DEFAULT_OPSET",
+    "Assumption",
     "Boundary",
     "Exported",
     "OnnxRunner",
@@ -27,6 +29,7 @@ __all__ = [
     "multiplications",
     "named_values",
     "run_isolated",
+    "violations",
     "write_metadata",
     "write_onnx",
 ]

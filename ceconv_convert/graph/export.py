@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -14,15 +12,16 @@ import torch
 from onnxscript.version_converter import convert_version
 from torch import Tensor, nn
 
-from ceconv_convert.errors import ExportError, OutputError, first_line
+from ceconv_convert.errors import ExportError, OutputError
+from ceconv_convert.graph.assumptions import Assumption
 from ceconv_convert.graph.boundaries import LAYERS, boundaries_as_text
+from ceconv_convert.graph.capture import EXPORT_FAILURES, capture, explain
 from ceconv_convert.graph.compile import Compiled, compile_graph
 from ceconv_convert.graph.dialect import Layer, SymbolicLayer, name_layers
 from ceconv_convert.graph.ends import Ends, boundaries_in, ends_of_modules
-from ceconv_convert.graph.origin import note_modules
 from ceconv_convert.graph.passes.costs import block_of
 from ceconv_convert.graph.quiet import quiet
-from ceconv_convert.graph.tidy import forget_defaults, forget_origin, name_ends
+from ceconv_convert.graph.tidy import name_ends
 from ceconv_convert.modules import TargetLayer, copy_model, unwrapped, wrapper_prefix
 
 DEFAULT_OPSET = 18
@@ -37,16 +36,31 @@ class Exported:
     """What was written.
 
     Attributes:
-        dynamic_size: whether height and width are dynamic; the batch always is.
+        dynamic_size: whether height and width are dynamic.
         reason: why they are not.
         compiled: what became of the symbolic layers.
         prefix: of the network's names inside the wrappers around it, which are not exported.
+        dynamic_batch: whether the batch is dynamic; a fixed one is 1.
+        batch_reason: why it is not.
+        assumptions: what the graph assumes of the axes that are dynamic.
     """
 
     dynamic_size: bool
     reason: str | None = None
     compiled: Compiled = field(default_factory=Compiled)
     prefix: str = ""
+    dynamic_batch: bool = True
+    batch_reason: str | None = None
+    assumptions: tuple[Assumption, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """A line on each axis that is fixed, with the reason."""
+        reasons = (
+            ("height and width are fixed", self.reason),
+            ("the batch is fixed at 1", self.batch_reason),
+        )
+        return [f"{what}, {reason}" for what, reason in reasons if reason is not None]
 
 
 def write_onnx(
@@ -56,10 +70,11 @@ def write_onnx(
     *,
     opset: int = DEFAULT_OPSET,
     dynamic_size: bool = True,
+    dynamic_batch: bool = True,
     form: str = "auto",
     processor: str | None = None,
 ) -> Exported:
-    """Export ``model`` in eval mode, with a dynamic batch, and dynamic height and width where it can.
+    """Export ``model`` in eval mode, with a dynamic batch, height and width where it can.
 
     The input is named ``input``; the outputs ``output``, or ``output_0``, ``output_1``, … ``model`` is not
     changed.
@@ -70,6 +85,7 @@ def write_onnx(
         example: an input with a batch of at least 2: a batch of 1 would be taken for a constant.
         opset: of the file.
         dynamic_size: whether height and width are dynamic.
+        dynamic_batch: whether the batch is dynamic.
         form: of symbolic layers, ``auto`` or ``fourier``.
         processor: that symbolic layers are compiled for, ``avx2`` or ``avx512``; None is this machine's.
 
@@ -92,7 +108,15 @@ def write_onnx(
             "export with the form conv2d or conv3d"
         )
     layers = _named(module, example)
-    program, reason = _exported(module, example, DEFAULT_OPSET if layers else opset, size=dynamic_size)
+    captured = capture(
+        module,
+        example,
+        DEFAULT_OPSET if layers else opset,
+        batch=dynamic_batch,
+        size=dynamic_size,
+        instead=_INSTEAD if _is_symbolic(module) else "",  # a layer in a branch, as of torch.cond
+    )
+    program, axes = captured.model, captured.axes.values()
     compiled = Compiled()
     ends: Sequence[Ends]
     if layers:
@@ -110,29 +134,23 @@ def write_onnx(
             f"the network cannot be written with opset {opset}: the exporter gives {found}; "
             f"pass --opset {found}"
         )
-    return Exported(dynamic_size and reason is None, reason, compiled, wrapper_prefix(model))
+    fixed_size, fixed_batch = dynamic_size and "width" not in axes, dynamic_batch and "batch" not in axes
+    return Exported(
+        "width" in axes,
+        captured.reason if fixed_size else None,
+        compiled,
+        wrapper_prefix(model),
+        "batch" in axes,
+        captured.reason if fixed_batch else None,
+        captured.assumptions,
+    )
 
 
 def _named(module: nn.Module, example: Tensor) -> dict[str, Layer]:
     try:
         return name_layers(module, example)
-    except _FAILURES as error:
+    except EXPORT_FAILURES as error:
         raise ExportError(f"the network cannot be run for the compiler: {_and_instead(error)}") from error
-
-
-def _exported(module: nn.Module, example: Tensor, opset: int, *, size: bool) -> tuple[ir.Model, str | None]:
-    """The network as torch exports it, and why not with dynamic sizes."""
-    reason = None
-    if size:
-        try:
-            return _export(module, example, opset, size=True), None
-        except _FAILURES as error:
-            reason = f"torch cannot export them as dynamic: {_explain(error)}"
-    try:
-        return _export(module, example, opset, size=False), reason
-    except _FAILURES as error:
-        instead = _INSTEAD if _is_symbolic(module) else ""  # a layer in a branch, as of torch.cond
-        raise ExportError(f"torch cannot export the network: {_explain(error)}{instead}") from error
 
 
 def _compiled(program: ir.Model, layers: Mapping[str, Layer], opset: int, form: str, block: int) -> Compiled:
@@ -140,13 +158,13 @@ def _compiled(program: ir.Model, layers: Mapping[str, Layer], opset: int, form: 
         compiled = compile_graph(program, layers, form=form, block=block)
         with quiet():
             convert_version(program, opset, fallback=True)
-    except _FAILURES as error:
+    except EXPORT_FAILURES as error:
         raise ExportError(f"the graph cannot be compiled: {_and_instead(error)}") from error
     return compiled
 
 
 def _and_instead(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_explain(error)}{_INSTEAD}"
+    return f"{type(error).__name__}: {explain(error, _INSTEAD)}"
 
 
 def _is_symbolic(module: nn.Module) -> bool:
@@ -158,35 +176,12 @@ def _has_symbolic() -> bool:
 
 
 _INSTEAD = "; the form conv2d may do"
-_FAILURES = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AttributeError, LookupError)
-"""What torch's exporter raises; its own errors are RuntimeErrors, and it lets others through."""
 
 
 def opset_of(path: Path) -> int:
     """The version of the standard operators that a file asks for."""
     model = onnx.load(path, load_external_data=False)
     return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-
-
-def _export(module: nn.Module, example: Tensor, opset: int, *, size: bool) -> ir.Model:
-    axes: dict[int, Any] = {0: "batch"}
-    if size:
-        axes |= {example.dim() - 2: "height", example.dim() - 1: "width"}
-    with torch.no_grad(), quiet():
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            opset_version=opset,
-            dynamic_shapes=_dynamic_shapes(module, axes),
-            verbose=False,
-        )
-    if program is None:
-        raise ExportError("torch's exporter gave no program")
-    note_modules(program.model.graph)
-    forget_origin(program.model)
-    forget_defaults(program.model)
-    return program.model
 
 
 def _save(model: ir.Model, path: Path) -> None:
@@ -199,18 +194,3 @@ def _save(model: ir.Model, path: Path) -> None:
         ir.save(model, path, external_data=beside)
     except OSError as error:
         raise OutputError(f"the graph cannot be written to {path}: {error.strerror}") from error
-
-
-def _dynamic_shapes(module: nn.Module, axes: dict[int, Any]) -> tuple[Any, ...]:
-    """The axes in the structure of ``forward``'s parameters: ``*inputs`` is a tuple of its own."""
-    first = next(iter(inspect.signature(module.forward).parameters.values()), None)
-    variadic = first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
-    return ((axes,),) if variadic else (axes,)
-
-
-def _explain(error: BaseException) -> str:
-    """The exporter's own words, without its frame of advice: the innermost cause has them."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return first_line(cause)

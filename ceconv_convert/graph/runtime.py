@@ -47,6 +47,7 @@ class OnnxRunner:
 
     Attributes:
         input: the name of the graph's input.
+        shape: that it declares for it; None is a dynamic axis.
 
     Raises:
         ExportError: where ONNX Runtime cannot load the file.
@@ -60,6 +61,8 @@ class OnnxRunner:
         except FAILURES as error:
             raise ExportError(f"ONNX Runtime cannot load the file: {first_line(error)}") from error
         self.input = str(self._session.get_inputs()[0].name)
+        axes = self._session.get_inputs()[0].shape
+        self.shape = tuple(axis if isinstance(axis, int) else None for axis in axes)
 
     @property
     def provider(self) -> str:

@@ -129,10 +129,10 @@ def _export(
         exported, verdict = write_judged_onnx(
             evidence, network, staged, form=form, opset=job.onnx_opset, processor=job.processor, record=record
         )
-    if exported.reason is not None:
-        terminal.line(f"{output}: height and width are fixed, {exported.reason}")
-        if len(evidence.at_one_size().data) < len(evidence.data):
-            terminal.line(f"{output}: not judged on the user's inputs, which are of another size")
+    for note in exported.notes:
+        terminal.line(f"{output}: {note}")
+    if evidence.data and not exported.dynamic_size and evidence.data[0].shape[1:] != evidence.shape:
+        terminal.line(f"{output}: not judged on the user's inputs, which are of another size")
     for line in choices_as_lines(exported.compiled.choices):
         terminal.line(f"{output}: {line}")
     return exported, verdict

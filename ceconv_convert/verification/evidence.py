@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -12,7 +12,6 @@ from torch.nn.parameter import is_lazy
 
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.modules import wrapper_prefix
 from ceconv_convert.verification.decisions import decide
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.inputs import (
@@ -22,6 +21,7 @@ from ceconv_convert.verification.inputs import (
     device_of,
     dtype_of,
     find_shape,
+    fits,
     in_batches,
     other_size,
     random_input,
@@ -31,10 +31,10 @@ from ceconv_convert.verification.layers import LayerEvidence, evidence_on, rando
 from ceconv_convert.verification.referee import make_original, make_referee
 from ceconv_convert.verification.running import Outputs, run_module
 from ceconv_convert.verification.sensitivity import Sensitivity
-from ceconv_convert.verification.steps import leaf_names, record
-from ceconv_convert.verification.symmetry import Turn, expect, expect_output, turn_hue
+from ceconv_convert.verification.steps import leaf_names
+from ceconv_convert.verification.symmetry import Turn, turn_through
 from ceconv_convert.verification.verdict import FLOOR, MULTIPLE, floor
-from ceconv_convert.verification.walk import Walk, has_features
+from ceconv_convert.verification.walk import Walk, walk_through
 
 _STORED = 2**8
 _ROUNDINGS = 2**16
@@ -43,6 +43,8 @@ _CAP = 0.5
 them, or this part of its largest output, from its float64 self is random, or cannot be judged."""
 
 Progress = Callable[[int, int], None]
+_Case = tuple[Tensor, Outputs, Outputs]
+"""An input, with the outputs of the original and of the reference."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,8 @@ class Evidence:
         walk: the original and the referee step by step, on the first input.
         turn: the first input with its hue turned, and what is expected; a text where there is no hue to turn.
         network: the original's copy in eval mode, which runs.
+        reference: its copy in float64, with its layers in closed form.
+        seed: of the random inputs.
         specs: what its color-equivariant layers compute, in float64, by name.
         sensitivity: how far roundings inside the network may move what it gives.
         rotations: of the lifting layer; None without one that turns the hue.
@@ -77,11 +81,14 @@ class Evidence:
     walk: Walk
     turn: Turn | str
     network: nn.Module
+    reference: nn.Module
+    seed: int
     specs: Mapping[str, KernelSpec]
     sensitivity: Sensitivity
     rotations: int | None
     data: tuple[Tensor, ...] = ()
     labels: Tensor | None = None
+    _further: dict[Shape, _Case | None] = field(default_factory=dict)
 
     def run_original(self, x: Tensor) -> Outputs:
         """The original on any input."""
@@ -102,18 +109,59 @@ class Evidence:
         tolerance = f"{MULTIPLE} × the original's own error + {FLOOR + 1} roundings of the largest output"
         return [*lines, f"errors: worst distance from a float64 referee; tolerance: {tolerance}"]
 
-    def at_one_size(self) -> Evidence:
-        """Without the inputs of the second image size: what a file of fixed size can be judged by."""
-        kept = [index for index, x in enumerate(self.inputs) if tuple(x.shape[1:]) == self.shape]
-        alike = all(tuple(x.shape[1:]) == self.shape for x in self.data)
-        return replace(
-            self,
-            inputs=tuple(self.inputs[index] for index in kept),
-            original=tuple(self.original[index] for index in kept),
-            exact=tuple(self.exact[index] for index in kept),
-            data=self.data if alike else (),
-            labels=self.labels if alike else None,
-        )
+    def fitting(self, declared: Sequence[int | None]) -> Evidence:
+        """The inputs that a file takes; all where it takes none of them, which then shows.
+
+        Args:
+            declared: the shape of the file's input; None is a dynamic axis.
+        """
+        random = len(self.inputs) - len(self.data)
+        cases = list(zip(self.inputs, self.original, self.exact, strict=True))
+        kept = [case for case in cases[:random] if fits(case[0].shape, declared)]
+        if not kept:
+            return self
+        batches = self.data
+        if batches and declared[0] is not None:
+            batches = torch.split(torch.cat(batches), declared[0])
+        if not all(fits(batch.shape, declared) for batch in batches):
+            return self._with(kept, (), None)
+        again = cases[random:] if batches is self.data else [self._run(batch) for batch in batches]
+        return self._with([*kept, *again], batches, self.labels)
+
+    def elsewhere(self, shapes: Iterable[Shape]) -> Evidence:
+        """With random inputs of further shapes, batch first, on which the network runs."""
+        cases = list(zip(self.inputs, self.original, self.exact, strict=True))
+        random = len(cases) - len(self.data)
+        further = [case for shape in dict.fromkeys(shapes) if (case := self._at(shape)) is not None]
+        return self._with([*cases[:random], *further, *cases[random:]], self.data, self.labels)
+
+    def at(self, shape: Shape) -> Evidence:
+        """With nothing but a random input of that shape, batch first, on which the network runs."""
+        case = self._at(shape)
+        if case is None:
+            raise VerificationError(f"the original does not run on {as_text(shape)}")
+        return self._with([case], (), None)
+
+    def runs_at(self, shape: Shape) -> bool:
+        """Whether the network runs on a random input of that shape, batch first."""
+        return self._at(shape) is not None
+
+    def _with(self, cases: Sequence[_Case], data: tuple[Tensor, ...], labels: Tensor | None) -> Evidence:
+        inputs, original, exact = zip(*cases, strict=True)
+        return replace(self, inputs=inputs, original=original, exact=exact, data=data, labels=labels)
+
+    def _at(self, shape: Shape) -> _Case | None:
+        """Computed once a shape."""
+        if shape not in self._further:
+            try:
+                x = random_input(shape, self.seed, self.dtype, self.walk.input.device)
+                self._further[shape] = self._run(x)
+            except FOREIGN_FAILURES:
+                self._further[shape] = None
+        return self._further[shape]
+
+    def _run(self, x: Tensor) -> _Case:
+        return x, run_module(self.network, x), run_module(self.reference, x.double())
 
 
 def gather(
@@ -181,8 +229,8 @@ def gather(
         raise VerificationError("the original gives no numbers, and nothing can be compared with it")
     names = leaf_names(original, specs)
     sensitivity = Sensitivity(referee, names, torch.finfo(dtype).eps)
-    walk = _walk(original, referee, specs, inputs[0], names, sensitivity)
-    turn = _turn(original, referee, specs, inputs[0], sensitivity)
+    walk = walk_through(original, referee, specs, inputs[0], sensitivity)
+    turn = turn_through(original, referee, specs, inputs[0], sensitivity)
     layers = {}
     modules = dict(original.named_modules(remove_duplicate=False))
     for name, spec in specs.items():
@@ -208,6 +256,8 @@ def gather(
         walk=walk,
         turn=turn,
         network=original,
+        reference=referee,
+        seed=seed,
         specs=specs,
         sensitivity=sensitivity,
         rotations=lifting[0] if lifting and isinstance(turn, Turn) else None,
@@ -251,49 +301,3 @@ def _check_original(
                 f"the original is {own:.1e} from its own float64 referee, on outputs up to {scale:.1e}: "
                 "too far to judge anything by it"
             )
-
-
-def _walk(
-    original: nn.Module,
-    referee: nn.Module,
-    specs: Mapping[str, KernelSpec],
-    x: Tensor,
-    names: Collection[str],
-    sensitivity: Sensitivity,
-) -> Walk:
-    steps = record(original, x, names)
-    exact = {step.key: step.output for step in record(referee, x.double(), names)}
-    comparable = {
-        step.key: exact[step.key]
-        for step in steps
-        if step.key in exact and exact[step.key].shape == step.output.shape and has_features(exact[step.key])
-    }
-    return Walk(x, steps, comparable, frozenset(specs), wrapper_prefix(original), sensitivity)
-
-
-def _turn(
-    original: nn.Module,
-    referee: nn.Module,
-    specs: Mapping[str, KernelSpec],
-    x: Tensor,
-    sensitivity: Sensitivity,
-) -> Turn | str:
-    turned = turn_hue(x, specs)
-    if isinstance(turned, str):
-        return turned
-    found = [record(original, image, specs) for image in (x, turned)]
-    truth = [record(referee, image.double(), specs) for image in (x, turned)]
-    plain, after, exact, exact_after = (
-        {step.key: step.output for step in steps} for steps in (*found, *truth)
-    )
-    layers = {
-        key: expect(plain[key], after[key], exact[key], exact_after[key], specs[key[0]])
-        for key in plain
-        if key in after and key in exact and key in exact_after and plain[key].shape == after[key].shape
-    }
-    outputs = [
-        *(run_module(original, image)[0] for image in (x, turned)),
-        *(run_module(referee, image.double())[0] for image in (x, turned)),
-    ]
-    expected = expect_output(outputs[0], outputs[1], outputs[2], outputs[3])
-    return Turn(x, turned, layers, expected, x.dtype, lambda: sensitivity.outputs(x, outputs[2:3])[0])

@@ -102,6 +102,27 @@ def other_size(shape: Shape) -> Shape:
     return (*shape[:-2], shape[-2] + 8, shape[-1] + 4)
 
 
+def odd_sizes(shape: Shape) -> tuple[Shape, Shape]:
+    """Two more image sizes, odd and not square: about half as large, and a little larger.
+
+    Networks that look at whether a size is even, or small, do something else there.
+
+    >>> odd_sizes((3, 32, 32))
+    ((3, 17, 19), (3, 33, 35))
+    """
+    *rest, rows, columns = shape
+    return (
+        (*rest, rows // 2 | 1, (columns // 2 + 2) | 1),
+        (*rest, (rows + 1) | 1, (columns + 3) | 1),
+    )
+
+
+def fits(shape: Sequence[int], declared: Sequence[int | None]) -> bool:
+    """Whether an input of ``shape`` may be fed where ``declared`` is asked for; None is a dynamic axis."""
+    pairs = zip(shape, declared, strict=False)
+    return len(shape) == len(declared) and all(axis in (None, size) for size, axis in pairs)
+
+
 def why_not(model: nn.Module, shape: Shape) -> str | None:
     """None where ``model`` runs on a batch of zeros of ``shape``; else what it says."""
     try:

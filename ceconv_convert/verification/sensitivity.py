@@ -62,7 +62,7 @@ class Sensitivity:
 
     def __init__(self, reference: nn.Module, names: Collection[str], eps: float) -> None:
         self._reference = reference
-        self._names = names
+        self.names = names
         self._eps = eps
 
     def outputs(self, x: Tensor, exact: Sequence[Tensor]) -> list[float]:
@@ -74,5 +74,5 @@ class Sensitivity:
     def steps(self, x: Tensor, exact: Mapping[StepKey, Tensor]) -> dict[StepKey, float]:
         """How far the features after each step on ``x`` move from what they are exactly."""
         with _Rounding(self._eps):
-            steps = record(self._reference, x.double(), self._names)
+            steps = record(self._reference, x.double(), self.names)
         return {step.key: distance(step.output, exact[step.key]) for step in steps if step.key in exact}

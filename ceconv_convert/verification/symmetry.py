@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ceconv_convert.kernel.color import rotations_of
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.verification.distance import distance, largest
-from ceconv_convert.verification.steps import Step, StepKey
+from ceconv_convert.verification.running import run_module
+from ceconv_convert.verification.sensitivity import Sensitivity
+from ceconv_convert.verification.steps import Step, StepKey, record
 from ceconv_convert.verification.verdict import Measure, Symmetry
 
 _BY_DESIGN = 256
@@ -135,3 +137,32 @@ def expect_output(plain: Tensor, turned: Tensor, exact: Tensor, exact_turned: Te
 def rolled_distance(plain: Tensor, turned: Tensor) -> float:
     """How far ``turned`` is from ``plain`` rolled by one rotation."""
     return distance(plain.roll(1, 2), turned)
+
+
+def turn_through(
+    original: nn.Module,
+    reference: nn.Module,
+    specs: Mapping[str, KernelSpec],
+    x: Tensor,
+    sensitivity: Sensitivity,
+) -> Turn | str:
+    """What becomes of the original's features and output when the hue of ``x`` turns; or why it has none."""
+    turned = turn_hue(x, specs)
+    if isinstance(turned, str):
+        return turned
+    found = [record(original, image, specs) for image in (x, turned)]
+    truth = [record(reference, image.double(), specs) for image in (x, turned)]
+    plain, after, exact, exact_after = (
+        {step.key: step.output for step in steps} for steps in (*found, *truth)
+    )
+    layers = {
+        key: expect(plain[key], after[key], exact[key], exact_after[key], specs[key[0]])
+        for key in plain
+        if key in after and key in exact and key in exact_after and plain[key].shape == after[key].shape
+    }
+    outputs = [
+        *(run_module(original, image)[0] for image in (x, turned)),
+        *(run_module(reference, image.double())[0] for image in (x, turned)),
+    ]
+    expected = expect_output(outputs[0], outputs[1], outputs[2], outputs[3])
+    return Turn(x, turned, layers, expected, x.dtype, lambda: sensitivity.outputs(x, outputs[2:3])[0])

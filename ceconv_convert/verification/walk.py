@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ceconv_convert.modules import wrapper_prefix
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.layouts import Layouts
 from ceconv_convert.verification.sensitivity import Sensitivity
-from ceconv_convert.verification.steps import Step, StepKey
+from ceconv_convert.verification.steps import Step, StepKey, record
 from ceconv_convert.verification.verdict import Measure, StepCheck
 
 _SAMPLE = 4096
@@ -127,6 +128,20 @@ class Walk:
                 if absent or (taker.is_norm and taken.problem is None):
                     result[step.key] = replace(check, measure=taken.measure, problem=taken.problem)
         return list(result.values())
+
+
+def walk_through(
+    original: nn.Module, reference: nn.Module, layers: Collection[str], x: Tensor, sensitivity: Sensitivity
+) -> Walk:
+    """The original and its reference step by step on ``x``; ``layers`` are color-equivariant."""
+    steps = record(original, x, sensitivity.names)
+    exact = {step.key: step.output for step in record(reference, x.double(), sensitivity.names)}
+    comparable = {
+        step.key: exact[step.key]
+        for step in steps
+        if step.key in exact and exact[step.key].shape == step.output.shape and has_features(exact[step.key])
+    }
+    return Walk(x, steps, comparable, frozenset(layers), wrapper_prefix(original), sensitivity)
 
 
 def _without_features(check: StepCheck) -> StepCheck:

@@ -1,0 +1,120 @@
+"""What a traced network assumes of its input's sizes.
+
+torch.export follows one path through a forward pass. What that path assumes of symbolic sizes, as an ``if``
+that it took, stands in the program as ranges and assertions. The ONNX exporter drops both: at other sizes the
+file computes something else, without a word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import sympy
+import torch
+
+Sizes = Mapping[str, int]
+"""Of the axes ``batch``, ``height`` and ``width``."""
+
+_LARGEST = 2**12
+"""Larger sizes are not tried."""
+_MOST_BATCH = 65
+_FEW = 6
+_SPECIAL = 2
+"""torch takes every symbolic size for at least this, whatever the network: 0 and 1 have their own rules."""
+
+
+@dataclass(frozen=True, eq=False)
+class Assumption:
+    """A condition on sizes.
+
+    Attributes:
+        condition: over symbols that are named after the axes.
+        axes: those that it is about.
+    """
+
+    condition: sympy.Basic
+    axes: frozenset[str]
+
+    def holds(self, sizes: Sizes) -> bool:
+        """Whether the program is right at these sizes, as far as this condition goes."""
+        numbers = {symbol: sizes[str(symbol)] for symbol in self.condition.free_symbols}
+        return self.condition.subs(numbers) is not sympy.false
+
+    def __str__(self) -> str:
+        return str(self.condition)
+
+
+def assumptions_of(program: torch.export.ExportedProgram, axes: Mapping[int, str]) -> list[Assumption]:
+    """The conditions on the axes of a program's one input.
+
+    Args:
+        program: exported with these axes dynamic.
+        axes: their names by position.
+    """
+    inputs = set(program.graph_signature.user_inputs)
+    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name in inputs)
+    names: dict[sympy.Basic, sympy.Symbol] = {}
+    conditions: list[sympy.Basic] = []
+    for position, name in axes.items():
+        size, named = shape[position], sympy.Symbol(name, integer=True, positive=True)
+        if isinstance(size, torch.SymInt) and size.node.expr in names:  # the network takes them to be equal
+            conditions.append(sympy.Eq(names[size.node.expr], named, evaluate=False))
+        elif isinstance(size, torch.SymInt):
+            names[size.node.expr] = named
+    found = []
+    for condition in (*conditions, *_conditions(program, names)):
+        symbols = {str(symbol) for symbol in condition.free_symbols}
+        if symbols and symbols <= set(axes.values()):
+            found.append(Assumption(condition, frozenset(symbols)))
+    return found
+
+
+def _conditions(
+    program: torch.export.ExportedProgram, names: Mapping[sympy.Basic, sympy.Symbol]
+) -> Iterator[sympy.Basic]:
+    """The ranges and assertions of a program, over the named symbols."""
+    for symbol, limits in program.range_constraints.items():
+        size = names.get(symbol)
+        if size is None:
+            continue
+        if limits.lower.is_Integer and limits.lower > _SPECIAL:
+            yield sympy.Ge(size, limits.lower)
+        if limits.upper.is_Integer:
+            yield sympy.Le(size, limits.upper)
+    for graph in (module.graph for module in program.graph_module.modules() if hasattr(module, "graph")):
+        for node in graph.nodes:
+            if node.target is torch.ops.aten._assert_scalar.default:
+                value = getattr(node.args[0], "meta", {}).get("val")
+                if isinstance(value, torch.SymBool):
+                    yield value.node.expr.subs(names)
+
+
+def violations(
+    assumption: Assumption, example: Sizes, others: Sequence[Assumption] = ()
+) -> list[dict[str, int]]:
+    """Sizes at which a condition does not hold, and as many of the ``others`` as can be; few of them.
+
+    Every axis of the condition is moved alone, and height and width together, from a single input of the
+    example's size and from a batch of two.
+
+    >>> width = sympy.Symbol("width", integer=True, positive=True)
+    >>> even = Assumption(sympy.Eq(sympy.Mod(width, 2), 0), frozenset({"width"}))
+    >>> violations(even, {"batch": 1, "height": 8, "width": 8})[0]
+    {'batch': 1, 'height': 8, 'width': 9}
+    """
+    numbers = (int(number) for number in assumption.condition.atoms(sympy.Integer))
+    near = {number + step for number in numbers if 0 < number < _LARGEST for step in (-1, 0, 1)}
+    found = []
+    for start in (example, {**example, "batch": 2}):
+        for moved in (*({axis} for axis in assumption.axes), assumption.axes - {"batch"}):
+            usual = range(1, _MOST_BATCH if moved == {"batch"} else 2 * max(example.values()) + 2)
+            for size in sorted({*usual, *near} - {0}):
+                sizes = {**start, **dict.fromkeys(moved, size)}
+                if moved and sizes not in found and not assumption.holds(sizes):
+                    found.append(sizes)
+    found.sort(key=lambda sizes: math.prod(sizes.values()))
+    nearest = sorted(found, key=lambda sizes: sum(abs(sizes[axis] - example[axis]) for axis in sizes))
+    few = [*nearest[:_FEW], *found[:_FEW]]
+    return sorted(few, key=lambda sizes: sum(not other.holds(sizes) for other in others))
