@@ -102,7 +102,7 @@ def violations(
     >>> width = sympy.Symbol("width", integer=True, positive=True)
     >>> even = Assumption(sympy.Eq(sympy.Mod(width, 2), 0), frozenset({"width"}))
     >>> violations(even, {"batch": 1, "height": 8, "width": 8})[0]
-    {'batch': 1, 'height': 8, 'width': 9}
+    {'batch': 1, 'height': 8, 'width': 7}
     """
     numbers = (int(number) for number in assumption.condition.atoms(sympy.Integer))
     near = {number + step for number in numbers if 0 < number < _LARGEST for step in (-1, 0, 1)}

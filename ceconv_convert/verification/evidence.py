@@ -13,7 +13,6 @@ from torch.nn.parameter import is_lazy
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.verification.decisions import decide
-from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.inputs import (
     BATCHES,
     Shape,
@@ -31,16 +30,11 @@ from ceconv_convert.verification.layers import LayerEvidence, evidence_on, rando
 from ceconv_convert.verification.referee import make_original, make_referee
 from ceconv_convert.verification.running import Outputs, run_module
 from ceconv_convert.verification.sensitivity import Sensitivity
+from ceconv_convert.verification.soundness import check_original, check_repeatable
 from ceconv_convert.verification.steps import leaf_names
 from ceconv_convert.verification.symmetry import Turn, turn_through
-from ceconv_convert.verification.verdict import FLOOR, MULTIPLE, floor
+from ceconv_convert.verification.verdict import FLOOR, MULTIPLE
 from ceconv_convert.verification.walk import Walk, walk_through
-
-_STORED = 2**8
-_ROUNDINGS = 2**16
-_CAP = 0.5
-"""A network amplifies roundings, of its dtype between layers and of the arithmetic within; one this many of
-them, or this part of its largest output, from its float64 self is random, or cannot be judged."""
 
 Progress = Callable[[int, int], None]
 _Case = tuple[Tensor, Outputs, Outputs]
@@ -239,9 +233,9 @@ def gather(
         real = (evidence_on(layer, spec, x) for x in seen)
         layers[name] = (random_evidence(layer, spec, seed, dtype, device), *real)
         advance()
-    _check_repeatable(outputs[0], run_module(original, inputs[0]), dtype)
+    check_repeatable(outputs[0], run_module(original, inputs[0]), dtype)
     for x, found, wanted in zip(inputs, outputs, exact, strict=True):
-        _check_original(found, wanted, dtype, partial(sensitivity.outputs, x, wanted))
+        check_original(found, wanted, dtype, partial(sensitivity.outputs, x, wanted))
     if labels is not None:
         decide(outputs[-len(batches) :], labels)  # or say that a label is none of the classes
     lifting = [spec.out_rotations for spec in specs.values() if spec.kind == "lifting"]
@@ -272,32 +266,3 @@ def _run_or_say(module: nn.Module, x: Tensor, what: str) -> Outputs:
         return run_module(module, x)
     except FOREIGN_FAILURES as error:
         raise VerificationError(f"{what}: {first_line(error)}") from error
-
-
-def _bound(dtype: torch.dtype) -> float:
-    return min(floor(dtype, _ROUNDINGS, stored=_STORED), _CAP)
-
-
-def _check_repeatable(first: Outputs, again: Outputs, dtype: torch.dtype) -> None:
-    for found, repeated in zip(first, again, strict=True):
-        bound = _bound(dtype) * largest(found)
-        if found.shape != repeated.shape or distance(found, repeated) > bound:
-            raise VerificationError(
-                "the original gives another output when it runs again on the same input: it is random in "
-                "eval mode, or keeps state, and nothing can be compared with it"
-            )
-
-
-def _check_original(
-    found: Outputs, exact: Outputs, dtype: torch.dtype, moved: Callable[[], list[float]]
-) -> None:
-    """Else an original that is not what the referee says would widen the tolerance until anything passes."""
-    for index, (output, truth) in enumerate(zip(found, exact, strict=True)):
-        if not output.dtype.is_floating_point or output.shape != truth.shape:
-            continue  # compared for equality; the verdict says so
-        own, scale = distance(output, truth), largest(truth)
-        if own > _bound(dtype) * scale and not own <= MULTIPLE * moved()[index]:
-            raise VerificationError(
-                f"the original is {own:.1e} from its own float64 referee, on outputs up to {scale:.1e}: "
-                "too far to judge anything by it"
-            )
