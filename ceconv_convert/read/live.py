@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ceconv_convert.errors import SpecError
-from ceconv_convert.kernel.spec import KernelSpec, normalize_padding, normalize_pair
+from ceconv_convert.errors import SpecError, shown
+from ceconv_convert.kernel.spec import KernelSpec, is_number, normalize_padding, normalize_pair
 from ceconv_convert.layers import CEConv2d
 from ceconv_convert.modules import TargetLayer, copy_model
 from ceconv_convert.read.derivatives import CLASS_NAMES, REFUSED_CLASSES, known_reason
@@ -110,8 +110,9 @@ def _read(module: nn.Module) -> LayerReading:
     if kind == "lifting" and pointwise is not None:
         raise SpecError("a lifting layer has no pointwise_weight, found one")
     if pointwise is not None:
-        if not getattr(module, "separable", True):
-            raise SpecError("it has a pointwise_weight and says separable=False")
+        separable = getattr(module, "separable", True)
+        if not isinstance(separable, int) or not separable:
+            raise SpecError(f"it has a pointwise_weight and says separable={shown(separable)}")
         weight = _product(module, weight, pointwise, in_rotations)
     declared = (_integer(module, "out_channels"), _integer(module, "in_channels"))
     kernel_size = normalize_pair(getattr(module, "kernel_size", ()))
@@ -163,8 +164,8 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
 
 def _integer(module: nn.Module, name: str) -> int:
     value = getattr(module, name, None)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise SpecError(f"its {name!r} is not a whole number, found {value!r}")
+    if not isinstance(value, int) or not is_number(value):
+        raise SpecError(f"its {name!r} is not a whole number, found {shown(value)}")
     return value
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, InputShapeError, first_line
 from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.verification.memory import BoundedMemory
 
 USUAL_SIZES = (32, 28, 64, 224)
 """Image sizes tried, in this order, where none is given."""
@@ -58,10 +59,11 @@ def other_size(shape: Shape) -> Shape:
 
 
 def why_not(model: nn.Module, shape: Shape) -> str | None:
-    """None where ``model`` runs on a batch of zeros of ``shape``; else what it says."""
+    """None where ``model`` runs on two images of zeros, in bounded memory; else what it says."""
     try:
         x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
-        with torch.no_grad():
+        held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        with torch.no_grad(), BoundedMemory(x, held):
             model(x)
     except FOREIGN_FAILURES as error:
         return first_line(error)
