@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import struct
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -64,10 +66,8 @@ def outside_of_records(path: Path) -> list[int]:
     inside = set()
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
-            lengths = whole[entry.header_offset + 26 : entry.header_offset + 30]
-            start = (
-                entry.header_offset + 30 + sum(int.from_bytes(lengths[i : i + 2], "little") for i in (0, 2))
-            )
+            lengths = struct.unpack("<2H", whole[entry.header_offset + 26 : entry.header_offset + 30])
+            start = entry.header_offset + 30 + sum(lengths)
             inside.update(range(start, start + entry.file_size))
     return [8 * byte + bit for byte in range(len(whole)) if byte not in inside for bit in range(8)]
 
@@ -119,10 +119,10 @@ def main() -> None:
                 warnings.simplefilter("ignore")  # torch's, of protocols and dtypes
                 found = outcomes(path, range(8 * size))
             counts = ", ".join(f"{len(bits)} {outcome}" for outcome, bits in found.items())
-            print(f"{write.__name__}: {8 * size} bits, {counts}")
+            sys.stdout.write(f"{write.__name__}: {8 * size} bits, {counts}\n")
             if zipfile.is_zipfile(path):
                 silent = set(found["different"]) & set(outside_of_records(path))
-                print(f"  different though the bit is in no record: {sorted(silent)}")
+                sys.stdout.write(f"  different, of bits in no record: {sorted(silent)}\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from ceconv_convert.errors import UnreadableInputError
 MAGIC = b"PK\x03\x04"
 _CHUNK = 2**20
 _LOCAL = struct.Struct("<4s22xHH")
-"""An entry's own header: a signature, what the directory says too, the lengths of its name and extra field."""
+"""An entry's own header: a signature, what the directory says, the lengths of its name and extra field."""
 _DESCRIPTORS = (struct.Struct("<4s3L"), struct.Struct("<4sL2Q"))
 """What may follow an entry's bytes: a signature, the checksum, the sizes."""
 _DESCRIPTOR = b"PK\x07\x08"

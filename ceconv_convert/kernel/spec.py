@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,8 +15,11 @@ from ceconv_convert.errors import SpecError, shown
 MOST_ROTATIONS = 360
 """A degree of hue each; past that a number is damage, and the memory to expand it is not to be had."""
 MOST_STRIDE, MOST_PADDING = 1024, 32
-"""Of rows and columns. Zeros are computed like an image; those of a larger kernel may be as many as it has."""
+"""Of rows and columns. Zeros are computed like an image; a larger kernel may have as many as its own size."""
+_DIMENSIONS = 5
 _LARGEST = 10**100
+_MOST_EXPANDED = 2**10
+"""Numbers of a product for each of its factors, as a kernel of 32×32 has: few could ask for any amount."""
 
 Kind = Literal["lifting", "cyclic"]
 Pair = tuple[int, int]
@@ -176,3 +180,23 @@ def normalize_padding(
         raise SpecError(f"padding is 'same', 'valid', an int or a pair, found {shown(padding)}")
     height, width = normalize_pair(padding)
     return ((height, height), (width, width))
+
+
+def factors_problem(spatial: Sequence[int], pointwise: Sequence[int]) -> str | None:
+    """Why two shapes are not those of a separable layer's factors; None where they are.
+
+    ``[O, I, 1, kh, kw]`` and ``[O, I, N, 1, 1]``; older layers share one spatial factor among the input
+    channels, which broadcasts.
+
+    >>> factors_problem([8, 1, 1, 3, 3], [8, 4, 3, 1, 1]) is None
+    True
+    """
+    found = f"found {list(spatial)} and {list(pointwise)}"
+    if len(spatial) != _DIMENSIONS or len(pointwise) != _DIMENSIONS or tuple(pointwise[3:]) != (1, 1):
+        return f"they have the shapes [O, I, 1, kh, kw] and [O, I, N, 1, 1], {found}"
+    if spatial[0] != pointwise[0] or spatial[1] not in (1, pointwise[1]) or spatial[2] != 1:
+        return f"they have the shapes [O, I, 1, kh, kw] and [O, I, N, 1, 1] for the same O and I, {found}"
+    numbers = math.prod(pointwise) * spatial[3] * spatial[4]
+    if numbers > _MOST_EXPANDED * (math.prod(spatial) + math.prod(pointwise)):
+        return f"their product has {numbers} numbers, beyond all proportion, {found}"
+    return None

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ceconv_convert.errors import SpecError, shown
-from ceconv_convert.kernel.spec import KernelSpec, is_number, normalize_padding, normalize_pair
+from ceconv_convert.kernel.spec import (
+    KernelSpec,
+    factors_problem,
+    is_number,
+    normalize_padding,
+    normalize_pair,
+)
 from ceconv_convert.layers import CEConv2d
 from ceconv_convert.modules import TargetLayer, copy_model
 from ceconv_convert.read.derivatives import CLASS_NAMES, REFUSED_CLASSES, known_reason
@@ -148,6 +154,9 @@ def _product(module: nn.Module, spatial: Tensor, pointwise: Tensor, in_rotations
         raise SpecError(
             f"its weight has shape {list(spatial.shape)}, expected [{out_channels}, {in_channels}, 1, kh, kw]"
         )
+    problem = factors_problem(spatial.shape, pointwise.shape)
+    if problem is not None:
+        raise SpecError(f"its weight and pointwise_weight do not fit: {problem}")
     return pointwise * spatial
 
 

@@ -1,7 +1,8 @@
 """How much memory a network takes, found out before each operator takes it.
 
-A file of a few bytes can ask for any amount: an upsampling by 500, a padding of 5000. While the network runs,
-every operator is first asked on the meta device, where tensors have shapes and no numbers, what it would make.
+A file of a few bytes can ask for any amount: an upsampling by 500, a padding of 5000. While the network
+runs, every operator is first asked on the meta device, where tensors have shapes and no numbers, what it
+would make.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ _MOST = 2**34
 _NUMBERS = 2 * 3 * 224 * 224
 """Whoever says a larger input asks for more."""
 _EXPANDED = 100
-"""Layers expand their weights once for each rotation: of what the file really holds, as many times is taken."""
+"""Layers expand their weights once for each rotation: what the file really holds is taken so many times."""
 
 
-class BoundedMemory(TorchDispatchMode):
+class BoundedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, an operator that would take too much memory is an error instead.
 
     Args:
@@ -39,7 +40,7 @@ class BoundedMemory(TorchDispatchMode):
     """
 
     def __init__(self, x: Tensor, held: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         scale = max(1.0, x.numel() / _NUMBERS)
         self._largest = _LARGEST * scale + _EXPANDED * held
         self._most = _MOST * scale + _EXPANDED * held
@@ -63,8 +64,8 @@ class BoundedMemory(TorchDispatchMode):
 
 def _too_large(what: str, size: int, most: float) -> str:
     return (
-        f"it makes {what}, {size / 2**20:.0f} MiB, on two images, and at most {most / 2**20:.0f} MiB are taken: "
-        "a smaller input shape needs less"
+        f"it makes {what}, {size / 2**20:.0f} MiB, on two images, and at most {most / 2**20:.0f} MiB are "
+        "taken: a smaller input shape needs less"
     )
 
 
@@ -85,5 +86,5 @@ def _without_numbers(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-def _place(tensor: Tensor) -> int:
+def _place(tensor: Tensor) -> object:
     return tensor.untyped_storage()._cdata
