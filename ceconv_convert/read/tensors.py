@@ -20,6 +20,8 @@ from ceconv_convert.kernel.spec import factors_problem
 _DIMENSIONS = 5
 """Of every color-equivariant weight, and of a Conv3d's."""
 
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
 Kind = Literal["lifting", "hidden", "separable"]
 
 
@@ -80,12 +82,14 @@ def _checked(layers: Iterable[TensorLayer]) -> list[TensorLayer]:
 
 
 def _check_numbers(key: str, tensor: Tensor) -> None:
-    if not _is_plain(tensor) or not tensor.is_floating_point() or tensor.numel() == 0:
+    if not _is_plain(tensor) or tensor.dtype not in _DTYPES or tensor.numel() == 0:
         raise StateDictError(f"{key} is no layer's weight that can be migrated: found {_described(tensor)}")
 
 
 def _check_factors(layer: TensorLayer, pointwise: Tensor) -> None:
     problem = factors_problem(layer.weight.shape, pointwise.shape)
+    if layer.weight.device != pointwise.device:
+        problem = f"they are on {layer.weight.device} and {pointwise.device}"
     if problem is not None:
         raise StateDictError(f"{layer.name}weight and {layer.name}pointwise_weight do not fit: {problem}")
 
@@ -115,7 +119,7 @@ def _layer(name: str, state: Mapping[str, Tensor]) -> TensorLayer | None:
             f"{name}weight is no color-equivariant layer's, which have five axes: found {found}"
         )
     if matrix is not None:
-        if matrix.shape != (3, 3) or not matrix.is_floating_point() or not has_numbers(matrix):
+        if not has_numbers(matrix) or matrix.shape != (3, 3) or not matrix.is_floating_point():
             raise StateDictError(
                 f"{name}transformation_matrix is no color matrix: found {_described(matrix)}"
             )
