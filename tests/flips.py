@@ -105,6 +105,8 @@ def same(found: object, expected: object) -> bool:
             and list(found) == list(expected)
             and all(same(found[key], value) for key, value in expected.items())
         )
+    if isinstance(expected, (list, tuple)):
+        return type(found) is type(expected) and same(dict(enumerate(found)), dict(enumerate(expected)))
     return type(found) is type(expected) and found == expected
 
 
