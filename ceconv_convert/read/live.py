@@ -87,10 +87,12 @@ def read_layer(module: nn.Module) -> LayerReading | Refusal:
     if parametrize.is_parametrized(module):
         # In training mode some parametrizations update their buffers whenever they are read.
         module = copy_model(module).eval()
-    unknown = _unaccounted(module)
-    if unknown:
-        return Refusal(_explain(unknown))
     try:
+        if getattr(module, "in_rotations", None) is not None:
+            _integer(module, "in_rotations")  # what else is expected depends on it
+        unknown = _unaccounted(module)
+        if unknown:
+            return Refusal(_explain(unknown))
         with torch.enable_grad():
             reading = _read(module)
     except SpecError as error:

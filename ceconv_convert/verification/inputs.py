@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, InputShapeError, first_line
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.verification.memory import BoundedMemory
+from ceconv_convert.verification.memory import BoundedMemory, TooLargeError
 
 USUAL_SIZES = (32, 28, 64, 224)
 """Image sizes tried, in this order, where none is given."""
@@ -29,15 +29,19 @@ def find_shape(model: nn.Module, given: Shape | None, first: KernelSpec | None) 
         first: the network's first color-equivariant layer; where it is a hidden one, it may take features.
 
     Raises:
-        InputShapeError: where the network runs on none of them.
+        InputShapeError: where the network runs on none of them, or takes too much memory.
     """
     shapes = [given] if given is not None else list(_usual_shapes(first))
     first_problem = ""
     for shape in shapes:
-        problem = why_not(model, shape)
-        if problem is None:
+        try:
+            _run(model, shape)
+        except TooLargeError as error:  # on a larger shape it is larger
+            raise InputShapeError(f"on inputs of shape {as_text(shape)} the network {error}") from error
+        except FOREIGN_FAILURES as error:
+            first_problem = first_problem or first_line(error)
+        else:
             return shape
-        first_problem = first_problem or problem
     if given is not None:
         raise InputShapeError(
             f"the network does not run on inputs of shape {as_text(given)}: {first_problem}"
@@ -61,13 +65,17 @@ def other_size(shape: Shape) -> Shape:
 def why_not(model: nn.Module, shape: Shape) -> str | None:
     """None where ``model`` runs on two images of zeros, in bounded memory; else what it says."""
     try:
-        x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
-        held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-        with torch.no_grad(), BoundedMemory(x, held):
-            model(x)
+        _run(model, shape)
     except FOREIGN_FAILURES as error:
         return first_line(error)
     return None
+
+
+def _run(model: nn.Module, shape: Shape) -> None:
+    x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
+    held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    with torch.no_grad(), BoundedMemory(x, held):
+        model(x)
 
 
 def random_input(shape: Shape, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:

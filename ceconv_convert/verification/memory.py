@@ -27,6 +27,10 @@ _EXPANDED = 100
 """Layers expand their weights once for each rotation: what the file really holds is taken so many times."""
 
 
+class TooLargeError(InputShapeError):
+    """What a network makes out of an input takes too much memory."""
+
+
 class BoundedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, an operator that would take too much memory is an error instead.
 
@@ -36,7 +40,7 @@ class BoundedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         held: bytes of the network's own tensors.
 
     Raises:
-        InputShapeError: for a larger tensor, or more of them.
+        TooLargeError: for a larger tensor, or more of them.
     """
 
     def __init__(self, x: Tensor, held: int) -> None:
@@ -56,16 +60,16 @@ class BoundedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._made += size
             if size > self._largest:
                 shape = "×".join(map(str, made.shape))
-                raise InputShapeError(_too_large(f"a tensor of shape {shape}", size, self._largest))
+                raise TooLargeError(_too_large(f"a tensor of shape {shape}", size, self._largest))
             if self._made > self._most:
-                raise InputShapeError(_too_large("tensors", self._made, self._most))
+                raise TooLargeError(_too_large("tensors", self._made, self._most))
         return func(*args, **options)
 
 
 def _too_large(what: str, size: int, most: float) -> str:
     return (
-        f"it makes {what}, {size / 2**20:.0f} MiB, on two images, and at most {most / 2**20:.0f} MiB are "
-        "taken: a smaller input shape needs less"
+        f"makes {what}, {size / 2**20:.0f} MiB, of two images, and at most {most / 2**20:.0f} MiB are taken: "
+        "give a smaller --input-shape"
     )
 
 
