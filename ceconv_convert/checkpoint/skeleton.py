@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ceconv_convert.errors import UnreadableInputError
+from ceconv_convert.errors import UnreadableInputError, shown
+from ceconv_convert.kernel.spec import MOST_ROTATIONS, is_number
+from ceconv_convert.modules import TargetLayer
 
 _REGISTRIES: tuple[tuple[str, type, str], ...] = (
     ("_parameters", nn.Parameter, "a parameter"),
@@ -89,6 +91,10 @@ def _problem(module: nn.Module) -> str | None:
     unsaved = attributes.get("_non_persistent_buffers_set", set())
     if not isinstance(unsaved, set) or not all(isinstance(name, str) for name in unsaved):
         return "its _non_persistent_buffers_set is no set of names"
+    for name in ("in_rotations", "out_rotations") if isinstance(module, TargetLayer) else ():
+        count = attributes.get(name)
+        if not is_number(count) or not 1 <= count <= MOST_ROTATIONS:
+            return f"its {name} is {shown(count)}, not 1 to {MOST_ROTATIONS}"
     for name in attributes:
         if name.startswith("__") or callable(getattr(type(module), name, None)):
             return f"its attribute {name!r} hides a method"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -154,7 +154,7 @@ def normalize_pair(value: int | tuple[int, ...] | list[int]) -> Pair:
     return (values[0], values[-1])
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int]:
     """Whether a value is an int that can be computed with and printed; bools count nothing."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
 

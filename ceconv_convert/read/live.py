@@ -175,7 +175,7 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
 
 def _integer(module: nn.Module, name: str) -> int:
     value = getattr(module, name, None)
-    if not isinstance(value, int) or not is_number(value):
+    if not is_number(value):
         raise SpecError(f"its {name!r} is not a whole number, found {shown(value)}")
     return value
 

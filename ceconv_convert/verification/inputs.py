@@ -36,8 +36,8 @@ def find_shape(model: nn.Module, given: Shape | None, first: KernelSpec | None) 
     for shape in shapes:
         try:
             _run(model, shape)
-        except TooLargeError as error:  # on a larger shape it is larger
-            raise InputShapeError(f"on inputs of shape {as_text(shape)} the network {error}") from error
+        except TooLargeError:
+            raise  # on a larger shape it takes more
         except FOREIGN_FAILURES as error:
             first_problem = first_problem or first_line(error)
         else:
@@ -71,11 +71,24 @@ def why_not(model: nn.Module, shape: Shape) -> str | None:
     return None
 
 
+def check_memory(model: nn.Module, shape: Shape) -> None:
+    """Raise InputShapeError where ``model`` would take too much memory on ``shape``, if it runs at all."""
+    try:
+        _run(model, shape)
+    except TooLargeError:
+        raise
+    except FOREIGN_FAILURES:
+        return
+
+
 def _run(model: nn.Module, shape: Shape) -> None:
     x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
     held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    with torch.no_grad(), BoundedMemory(x, held):
-        model(x)
+    try:
+        with torch.no_grad(), BoundedMemory(x, held):
+            model(x)
+    except TooLargeError as error:
+        raise TooLargeError(f"on inputs of shape {as_text(shape)} the network {error}") from error
 
 
 def random_input(shape: Shape, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
