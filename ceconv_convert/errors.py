@@ -57,6 +57,9 @@ For calls into such code alone: a network's constructor, forward pass and ``__de
 """
 
 
+_LONGEST = 72
+
+
 def first_line(error: BaseException) -> str:
     r"""The first line of what somebody else's error says, or its name where it says nothing.
 
@@ -65,3 +68,16 @@ def first_line(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
+
+
+def shown(value: object) -> str:
+    """What a file says instead of what it should, in few words.
+
+    >>> shown(1.5), shown(10**5000), shown(list(range(99)))
+    ('1.5', 'of type int', '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, …')
+    """
+    try:
+        text = repr(value)
+    except FOREIGN_FAILURES:  # of a class of the user's, or a number of too many digits
+        return f"of type {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -12,7 +12,6 @@ import io
 import pickle
 import pickletools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
@@ -39,9 +38,29 @@ def names_in(file: BinaryIO) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def without_wrapped_classes(path: Path) -> io.BytesIO:
+def is_legacy(file: BinaryIO) -> bool:
+    """Whether a file is in this format; it is left at its beginning."""
+    file.seek(0)
+    head = file.read(len(MAGIC))
+    file.seek(0)
+    return head == MAGIC
+
+
+def check_storages(file: BinaryIO) -> None:
+    """Raise ValueError where a storage is named twice: another would keep what the memory held.
+
+    The file is left at its beginning.
+    """
+    for _ in range(_PICKLES):
+        steps = _steps(file)
+    keys = [step.argument for step in steps if step.name == "BINUNICODE"]
+    if len(set(keys)) < len(keys) or any(step.name in _GETS for step in steps):
+        raise ValueError("it names a storage twice")
+    file.seek(0)
+
+
+def without_wrapped_classes(found: BinaryIO) -> io.BytesIO:
     """The file with every wrapped class replaced by the class."""
-    found = io.BytesIO(path.read_bytes())
     whole = io.BytesIO()
     for index in range(_PICKLES):
         steps = _steps(found)

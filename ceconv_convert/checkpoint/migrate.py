@@ -77,9 +77,6 @@ def layers_to_migrate(
     """
     if to not in ("conv3d", "ceconv"):
         raise StateDictError(f"to is 'conv3d' or 'ceconv', found {to!r}")
-    numberless = [key for key, t in state.items() if key.endswith("transformation_matrix") and t.is_meta]
-    if numberless:
-        raise StateDictError(f"these decide the layout, and have no numbers: {', '.join(numberless)}")
     layers = find_layers(state, hidden)
     _check_direction(layers, to)
     return layers

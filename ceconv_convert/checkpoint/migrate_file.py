@@ -31,7 +31,7 @@ from ceconv_convert.checkpoint.migrate import (
     migrate_state_dict,
     moved,
 )
-from ceconv_convert.checkpoint.optimizer import carry_over, is_optimizer
+from ceconv_convert.checkpoint.optimizer import carry_all_over
 from ceconv_convert.checkpoint.safetensors_files import (
     Stored,
     bytes_of,
@@ -43,7 +43,12 @@ from ceconv_convert.checkpoint.sanity import check_tensors
 from ceconv_convert.checkpoint.save import save_object, save_tensors
 from ceconv_convert.checkpoint.source import Source, files_of, read_source, sha256_of, unchanged
 from ceconv_convert.checkpoint.write import Staging
-from ceconv_convert.errors import StateDictError, UnreadableInputError, VerificationError
+from ceconv_convert.errors import (
+    ConversionError,
+    StateDictError,
+    UnreadableInputError,
+    VerificationError,
+)
 from ceconv_convert.read.tensors import TensorLayer
 
 
@@ -149,15 +154,19 @@ def migrate_content(
     check_tensors(weights.tensors, source.path)
     layers = tuple(layers_to_migrate(weights.tensors, to, _hidden_of(weights, hidden)))
     migrated: Mapping[str, Any] = content
-    for copy in find_copies(content, weights):
-        moved_copy = migrate_state_dict(copy.tensors, to, hidden=_hidden_of(copy, hidden))
-        migrated = with_item(migrated, copy.nest, moved_copy) if copy.nest else moved_copy
     notes = []
-    for nest, optimizer in _optimizers(content, ()):
-        carried = carry_over(optimizer, weights.tensors, layers, to)
-        notes.append(f"{'.'.join(map(str, nest))}: {carried}")
-        migrated = _with_optimizer(migrated, nest, carried.state)
-    return Migrated(migrated, weights.nest, layers, tuple(notes))
+    for copy in find_copies(content, weights):
+        try:
+            check_tensors(copy.tensors, source.path)
+            moved_copy = migrate_state_dict(copy.tensors, to, hidden=_hidden_of(copy, hidden))
+        except ConversionError as error:
+            if copy.nest == weights.nest:
+                raise
+            notes.append(f"{'.'.join(copy.nest)}: kept as it is: {error}")
+        else:
+            migrated = with_item(migrated, copy.nest, moved_copy) if copy.nest else moved_copy
+    migrated, on_optimizers = carry_all_over(migrated, weights.tensors, layers, to)
+    return Migrated(migrated, weights.nest, layers, (*notes, *on_optimizers))
 
 
 def save_migrated(migrated: Migrated, path: Path, made: provenance.Record) -> list[str]:
@@ -213,36 +222,6 @@ def _hidden_of(weights: Weights, hidden: Collection[str] | None) -> list[str] | 
     if missing:
         raise StateDictError(f"there are no hidden layers {', '.join(missing)} in the state dict")
     return [names[name] for name in hidden]
-
-
-def _optimizers(found: object, nest: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Mapping[str, Any]]]:
-    """Every optimizer's state in a container, with the way to it: ``optimizer``, ``optimizer_states.0``."""
-    if isinstance(found, Mapping) and is_optimizer(found):
-        yield nest, found
-    elif len(nest) < 2 and isinstance(found, Mapping):
-        for key, value in found.items():
-            yield from _optimizers(value, (*nest, key))
-    elif len(nest) < 2 and isinstance(found, list):
-        for index, value in enumerate(found):
-            yield from _optimizers(value, (*nest, index))
-
-
-def _with_optimizer(
-    content: Mapping[str, Any], nest: tuple[Any, ...], state: dict[str, Any] | None
-) -> Mapping[str, Any]:
-    """The container with another optimizer's state; without it where there is none."""
-    head, *rest = nest
-    changed: dict[str, Any] = dict(content)
-    if rest and isinstance(content[head], list):
-        changed[head] = [state if index == rest[0] else old for index, old in enumerate(content[head])]
-        changed[head] = [entry for entry in changed[head] if entry is not None]
-    elif rest:
-        changed[head] = _with_optimizer(content[head], tuple(rest), state)
-    elif state is None:
-        del changed[head]
-    else:
-        changed[head] = state
-    return changed
 
 
 def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | None) -> None:

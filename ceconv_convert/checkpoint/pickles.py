@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from ceconv_convert.checkpoint import legacy
+from ceconv_convert.checkpoint.archive import MAGIC as ZIP
+from ceconv_convert.checkpoint.archive import checked_archive
 from ceconv_convert.checkpoint.names import allowed_by_user, resolve
 from ceconv_convert.checkpoint.standin import StandIns
 from ceconv_convert.errors import UnreadableInputError, first_line
-
-_CHUNK = 2**20
 
 _HARMLESS = frozenset(
     {
@@ -42,6 +42,7 @@ DAMAGE = (
     OSError,
     AssertionError,
     pickle.UnpicklingError,
+    struct.error,
     zipfile.BadZipFile,
 )
 """What torch, pickle and zipfile raise on a damaged file."""
@@ -57,11 +58,9 @@ def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
     Raises:
         UnreadableInputError: where the file is missing, damaged, or names what is not allowed.
     """
+    file = _open(path)
     try:
-        file = _open(path)
         names = _names_in(file)
-    except UnreadableInputError:
-        raise
     except DAMAGE as error:
         raise _damaged(path, error) from error
     allowed = allowed_by_user(allow)
@@ -80,6 +79,7 @@ def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
             found: object = torch.load(file, map_location="cpu", weights_only=True)
     except DAMAGE as error:
         raise _damaged(path, error) from error
+    _check_read_whole(file, path)
     stand_ins.restore()
     return found
 
@@ -90,64 +90,55 @@ def read_unsafe(path: Path) -> object:
     Raises:
         UnreadableInputError: where the file is missing or damaged, or names code that is not installed.
     """
+    file = _open(path, unsafe=True)
     try:
-        found: object = torch.load(path, map_location="cpu", weights_only=False)
+        found: object = torch.load(file, map_location="cpu", weights_only=False)
     except DAMAGE as error:
         raise _damaged(path, error) from error
+    _check_read_whole(file, path)
     return found
 
 
-def _open(path: Path) -> Path | io.BytesIO:
-    """The file as torch's weights-only loading takes it: in the zip format, or the one before."""
+def _open(path: Path, *, unsafe: bool = False) -> io.BytesIO:
+    """The bytes that torch loads: of the zip format those that were checked, of the one before all."""
     try:
         with path.open("rb") as file:
             head = file.read(len(legacy.MAGIC))
+        if not head:
+            raise UnreadableInputError(f"{path} is empty")
+        if head.startswith(ZIP) and zipfile.is_zipfile(path):
+            return checked_archive(path)
+        if head == legacy.MAGIC:
+            whole = io.BytesIO(path.read_bytes())
+            legacy.check_storages(whole)
+            return whole if unsafe else legacy.without_wrapped_classes(whole)
+        if unsafe and not head.startswith(ZIP[:2]):
+            return io.BytesIO(path.read_bytes())
     except OSError as error:
-        raise UnreadableInputError(f"{path} cannot be read: {error.strerror}") from error
-    if not head:
-        raise UnreadableInputError(f"{path} is empty")
-    if zipfile.is_zipfile(path):
-        _check_archive(path)
-        return path
-    if head == legacy.MAGIC:
-        return legacy.without_wrapped_classes(path)
-    if head.startswith(b"PK"):
+        raise UnreadableInputError(f"{path} cannot be read: {error.strerror or first_line(error)}") from error
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
+    if head.startswith(ZIP[:2]):
         raise UnreadableInputError(f"{path} is a truncated or damaged zip archive")
-    raise UnreadableInputError(f"{path} is not a file that torch.save writes")
+    hint = ": an .onnx file has no layers left to convert" if path.suffix == ".onnx" else ""
+    raise UnreadableInputError(f"{path} is not a file that torch.save writes{hint}")
 
 
-def _names_in(file: Path | io.BytesIO) -> list[str]:
+def _check_read_whole(file: io.BytesIO, path: Path) -> None:
+    """Of the format before zip all is read: else a storage may have been left with what memory held."""
+    read = file.tell()
+    if legacy.is_legacy(file) and read != file.seek(0, io.SEEK_END):
+        raise UnreadableInputError(f"{path} is damaged: bytes follow the last of its storages")
+
+
+def _names_in(file: io.BytesIO) -> list[str]:
     """Every class and function that the file's pickle names and torch does not know to be harmless."""
-    if isinstance(file, Path):
-        return list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    names = legacy.names_in(file)
+    if legacy.is_legacy(file):
+        names = [name for name in legacy.names_in(file) if not _is_harmless(name)]
+    else:
+        names = list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     file.seek(0)
-    return [name for name in names if not _is_harmless(name)]
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse archives that unpack to more than they are, or whose checksums say that they are damaged.
-
-    torch.save stores its entries as they are. torch.load looks at no checksum, and a network hides a flipped
-    bit well.
-    """
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        for entry in entries:
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise UnreadableInputError(
-                    f"{path} has a compressed entry {entry.filename!r}: torch.save has none"
-                )
-        declared = sum(entry.file_size for entry in entries)
-        if declared > os.path.getsize(path):
-            raise UnreadableInputError(
-                f"{path} declares {declared} bytes, more than it has: damaged, or a bomb"
-            )
-        for entry in entries:
-            if entry.CRC != 0:  # torch can be told to write none
-                with archive.open(entry) as content:
-                    while content.read(_CHUNK):
-                        pass  # at its end zipfile compares the checksum
+    return names
 
 
 def _is_harmless(name: str) -> bool:

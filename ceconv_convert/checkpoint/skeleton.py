@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ceconv_convert.errors import UnreadableInputError
+from ceconv_convert.errors import UnreadableInputError, shown
+from ceconv_convert.kernel.spec import MOST_ROTATIONS, is_number
+from ceconv_convert.modules import TargetLayer
 
 _REGISTRIES: tuple[tuple[str, type, str], ...] = (
     ("_parameters", nn.Parameter, "a parameter"),
@@ -19,13 +21,28 @@ _REGISTRIES: tuple[tuple[str, type, str], ...] = (
 )
 _CALLED = ("_forward_hooks", "_backward_hooks")
 """Hooks without which a module cannot be called; others have defaults."""
+_HOOKS = frozenset(name for name in vars(nn.Module()) if "_hooks" in name)
+_SETTINGS: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("_is_full_backward_hook", (bool, type(None)), "a bool or None"),
+    ("_compiled_call_impl", (type(None),), "None"),
+    ("_version", (int,), "a number"),
+)
+"""What torch looks at in every module besides, where it is there."""
 _DEEPEST = 100
-_MOST_PATHS = 100_000
+_MOST_PATHS = 10_000
+_MOST_REPEATED = 512
+"""Paths to modules that have one already. Each is a call, whose features are kept; the file is no larger."""
 
 
 def check_skeleton(model: nn.Module) -> None:
     """Raise UnreadableInputError where ``model`` cannot be walked, with the module's path."""
-    _count_paths("", model, (), {})
+    counted: dict[nn.Module, int] = {}
+    paths = _count_paths("", model, (), counted)
+    if paths > min(_MOST_PATHS, len(counted) + _MOST_REPEATED):
+        raise UnreadableInputError(
+            f"there are too many paths to its {len(counted)} modules: at most {_MOST_PATHS} are walked, "
+            f"{_MOST_REPEATED} of them to modules that sit in another place too"
+        )
 
 
 def _count_paths(
@@ -45,8 +62,6 @@ def _count_paths(
             if child is not None:
                 path = f"{name}.{child_name}" if name else child_name
                 count += _count_paths(path, child, (*ancestors, module), counted)
-        if count > _MOST_PATHS:
-            raise UnreadableInputError(f"there are more than {_MOST_PATHS} paths to modules, at {name}")
         counted[module] = count
     return counted[module]
 
@@ -67,10 +82,20 @@ def _problem(module: nn.Module) -> str | None:
                 return f"{name!r} in {registry} is {type(member).__name__}, not {what}"
     if not isinstance(attributes.get("training"), bool):
         return "it does not say whether it is in training mode"
-    for hooks in {*_CALLED, *(name for name in attributes if name.endswith("_hooks"))}:
+    for hooks in sorted(_HOOKS & attributes.keys() | {*_CALLED}):
         if not isinstance(attributes.get(hooks), dict) or attributes[hooks]:
             return f"its {hooks} are not empty"
+    for name, kinds, what in _SETTINGS:
+        if name in attributes and not isinstance(attributes[name], kinds):
+            return f"its {name} is {type(attributes[name]).__name__}, not {what}"
+    unsaved = attributes.get("_non_persistent_buffers_set", set())
+    if not isinstance(unsaved, set) or not all(isinstance(name, str) for name in unsaved):
+        return "its _non_persistent_buffers_set is no set of names"
+    for name in ("in_rotations", "out_rotations") if isinstance(module, TargetLayer) else ():
+        count = attributes.get(name)
+        if not is_number(count) or not 1 <= count <= MOST_ROTATIONS:
+            return f"its {name} is {shown(count)}, not 1 to {MOST_ROTATIONS}"
     for name in attributes:
-        if callable(getattr(type(module), name, None)):
+        if name.startswith("__") or callable(getattr(type(module), name, None)):
             return f"its attribute {name!r} hides a method"
     return None

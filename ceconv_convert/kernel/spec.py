@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor
 
-from ceconv_convert.errors import SpecError
+from ceconv_convert.errors import SpecError, shown
 
 MOST_ROTATIONS = 360
 """A degree of hue each; past that a number is damage, and the memory to expand it is not to be had."""
+MOST_STRIDE, MOST_PADDING = 1024, 32
+"""Of rows and columns. Zeros are computed like an image; a larger kernel may have as many as its own size."""
+_DIMENSIONS = 5
+_LARGEST = 10**100
+_MOST_EXPANDED = 2**10
+"""Numbers of a product for each of its factors, as a kernel of 32×32 has: few could ask for any amount."""
 
 Kind = Literal["lifting", "cyclic"]
 Pair = tuple[int, int]
@@ -73,9 +80,14 @@ class KernelSpec:
                 f"the bias has one number a channel, shape [{self.weight.shape[0]}], "
                 f"found {list(self.bias.shape)}"
             )
-        if min(self.stride) < 1 or min(zeros for side in self.padding for zeros in side) < 0:
+        zeros = [count for side in self.padding for count in side]
+        most = max(MOST_PADDING, *self.kernel_size)
+        if not (
+            1 <= min(self.stride) <= max(self.stride) <= MOST_STRIDE and 0 <= min(zeros) <= max(zeros) <= most
+        ):
             raise SpecError(
-                f"stride is at least 1 and padding at least 0, found {self.stride} and {self.padding}"
+                f"stride is at least 1 and padding at least 0, and they are at most {MOST_STRIDE} and "
+                f"{most}, found {self.stride} and {self.padding}"
             )
         if self.kind == "lifting":
             self._check_colors()
@@ -136,12 +148,15 @@ def normalize_pair(value: int | tuple[int, ...] | list[int]) -> Pair:
     >>> normalize_pair(2), normalize_pair((1, 2))
     ((2, 2), (1, 2))
     """
-    if isinstance(value, int):
-        return (value, value)
-    values = tuple(value) if isinstance(value, (tuple, list)) else ()
-    if len(values) not in (1, 2) or not all(isinstance(v, int) for v in values):
-        raise SpecError(f"expected an int or two ints, found {value!r}")
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if len(values) not in (1, 2) or not all(is_number(count) for count in values):
+        raise SpecError(f"expected an int or two ints, found {shown(value)}")
     return (values[0], values[-1])
+
+
+def is_number(value: object) -> TypeGuard[int]:
+    """Whether a value is an int that can be computed with and printed; bools count nothing."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def normalize_padding(
@@ -162,6 +177,26 @@ def normalize_padding(
         rows, columns = (((k - 1) // 2, k - 1 - (k - 1) // 2) for k in kernel_size)
         return (rows, columns)
     if isinstance(padding, str):
-        raise SpecError(f"padding is 'same', 'valid', an int or a pair, found {padding!r}")
+        raise SpecError(f"padding is 'same', 'valid', an int or a pair, found {shown(padding)}")
     height, width = normalize_pair(padding)
     return ((height, height), (width, width))
+
+
+def factors_problem(spatial: Sequence[int], pointwise: Sequence[int]) -> str | None:
+    """Why two shapes are not those of a separable layer's factors; None where they are.
+
+    ``[O, I, 1, kh, kw]`` and ``[O, I, N, 1, 1]``; older layers share one spatial factor among the input
+    channels, which broadcasts.
+
+    >>> factors_problem([8, 1, 1, 3, 3], [8, 4, 3, 1, 1]) is None
+    True
+    """
+    found = f"found {list(spatial)} and {list(pointwise)}"
+    if len(spatial) != _DIMENSIONS or len(pointwise) != _DIMENSIONS or tuple(pointwise[3:]) != (1, 1):
+        return f"they have the shapes [O, I, 1, kh, kw] and [O, I, N, 1, 1], {found}"
+    if spatial[0] != pointwise[0] or spatial[1] not in (1, pointwise[1]) or spatial[2] != 1:
+        return f"they have the shapes [O, I, 1, kh, kw] and [O, I, N, 1, 1] for the same O and I, {found}"
+    numbers = math.prod(pointwise) * spatial[3] * spatial[4]
+    if numbers > _MOST_EXPANDED * (math.prod(spatial) + math.prod(pointwise)):
+        return f"their product has {numbers} numbers, beyond all proportion, {found}"
+    return None

@@ -31,7 +31,7 @@ from ceconv_convert.modules import FORMS, copy_model
 from ceconv_convert.pipeline.job import Candidates, Session
 from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.rewrite import convert
-from ceconv_convert.verification import Outputs, Verdict, gather, judge_module
+from ceconv_convert.verification import Outputs, Verdict, check_memory, gather, judge_module
 
 
 def convert_and_write(
@@ -153,7 +153,8 @@ def verify_only(session: Session, staging: Staging, terminal: Terminal) -> tuple
         return [verdict], found
     with terminal.progress(f"reading {name}"):
         source = read_source(job.converted, job.allow, unsafe=job.unsafe)
-        network = build_candidate(source, {form: convert(session.model, form) for form in FORMS})
+        network = build_candidate(source, {form: convert(session.model, form) for form in FORMS}).eval()
+        check_memory(network, session.evidence.shape)
     with terminal.progress(f"judging {name}") as progress:
         verdict = judge_module(session.evidence, network, name, progress=progress)
     found.add(name, network)

@@ -13,8 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ceconv_convert.errors import SpecError
-from ceconv_convert.kernel.spec import KernelSpec, normalize_padding, normalize_pair
+from ceconv_convert.errors import SpecError, shown
+from ceconv_convert.kernel.spec import (
+    KernelSpec,
+    factors_problem,
+    is_number,
+    normalize_padding,
+    normalize_pair,
+)
 from ceconv_convert.layers import PICKLED_AS, CEConv2d
 from ceconv_convert.modules import TargetLayer, copy_model
 from ceconv_convert.read.derivatives import CLASS_NAMES, REFUSED_CLASSES, known_reason
@@ -81,10 +87,12 @@ def read_layer(module: nn.Module) -> LayerReading | Refusal:
     if parametrize.is_parametrized(module):
         # In training mode some parametrizations update their buffers whenever they are read.
         module = copy_model(module).eval()
-    unknown = _unaccounted(module)
-    if unknown:
-        return Refusal(_explain(unknown))
     try:
+        if getattr(module, "in_rotations", None) is not None:
+            _integer(module, "in_rotations")  # what else is expected depends on it
+        unknown = _unaccounted(module)
+        if unknown:
+            return Refusal(_explain(unknown))
         with torch.enable_grad():
             reading = _read(module)
     except SpecError as error:
@@ -110,8 +118,9 @@ def _read(module: nn.Module) -> LayerReading:
     if kind == "lifting" and pointwise is not None:
         raise SpecError("a lifting layer has no pointwise_weight, found one")
     if pointwise is not None:
-        if not getattr(module, "separable", True):
-            raise SpecError("it has a pointwise_weight and says separable=False")
+        separable = getattr(module, "separable", True)
+        if not isinstance(separable, int) or not separable:
+            raise SpecError(f"it has a pointwise_weight and says separable={shown(separable)}")
         weight = _product(module, weight, pointwise, in_rotations)
     declared = (_integer(module, "out_channels"), _integer(module, "in_channels"))
     kernel_size = normalize_pair(getattr(module, "kernel_size", ()))
@@ -147,6 +156,9 @@ def _product(module: nn.Module, spatial: Tensor, pointwise: Tensor, in_rotations
         raise SpecError(
             f"its weight has shape {list(spatial.shape)}, expected [{out_channels}, {in_channels}, 1, kh, kw]"
         )
+    problem = factors_problem(spatial.shape, pointwise.shape)
+    if problem is not None:
+        raise SpecError(f"its weight and pointwise_weight do not fit: {problem}")
     return pointwise * spatial
 
 
@@ -163,8 +175,8 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
 
 def _integer(module: nn.Module, name: str) -> int:
     value = getattr(module, name, None)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise SpecError(f"its {name!r} is not a whole number, found {value!r}")
+    if not is_number(value):
+        raise SpecError(f"its {name!r} is not a whole number, found {shown(value)}")
     return value
 
 

@@ -3,7 +3,7 @@
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.hue import hue_circle
-from ceconv_convert.verification.inputs import as_text, random_input
+from ceconv_convert.verification.inputs import as_text, check_memory, random_input
 from ceconv_convert.verification.judge import judge, judge_module, symmetries_of
 from ceconv_convert.verification.plain import verdict_in_full, verdict_summary
 from ceconv_convert.verification.running import Outputs, flatten, run_module
@@ -25,6 +25,7 @@ __all__ = [
     "Turn",
     "Verdict",
     "as_text",
+    "check_memory",
     "distance",
     "flatten",
     "gather",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, InputShapeError, UnreadableInputError, first_line
 from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.verification.memory import BoundedMemory, TooLargeError
 
 USUAL_SIZES = (32, 28, 64, 224)
 """Image sizes tried, in this order, where none is given."""
@@ -35,16 +36,20 @@ def find_shape(model: nn.Module, given: Shape | None, first: KernelSpec | None) 
         first: the network's first color-equivariant layer; where it is a hidden one, it may take features.
 
     Raises:
-        InputShapeError: where the network runs on none of them.
+        InputShapeError: where the network runs on none of them, or takes too much memory.
     """
     given = None if given is None else without_batch(given, first)
     shapes = [given] if given is not None else list(_usual_shapes(first))
     first_problem = ""
     for shape in shapes:
-        problem = why_not(model, shape)
-        if problem is None:
+        try:
+            _run(model, shape)
+        except TooLargeError:
+            raise  # on a larger shape it takes more
+        except FOREIGN_FAILURES as error:
+            first_problem = first_problem or first_line(error)
+        else:
             return shape
-        first_problem = first_problem or problem
     if given is not None:
         order = "; channels come first, as in 3,224,224" if given[-1] == _COLORS != given[0] else ""
         raise InputShapeError(
@@ -124,14 +129,32 @@ def fits(shape: Sequence[int], declared: Sequence[int | None]) -> bool:
 
 
 def why_not(model: nn.Module, shape: Shape) -> str | None:
-    """None where ``model`` runs on a batch of zeros of ``shape``; else what it says."""
+    """None where ``model`` runs on two images of zeros, in bounded memory; else what it says."""
     try:
-        x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
-        with torch.no_grad():
-            model(x)
+        _run(model, shape)
     except FOREIGN_FAILURES as error:
         return first_line(error)
     return None
+
+
+def check_memory(model: nn.Module, shape: Shape) -> None:
+    """Raise InputShapeError where ``model`` would take too much memory on ``shape``, if it runs at all."""
+    try:
+        _run(model, shape)
+    except TooLargeError:
+        raise
+    except FOREIGN_FAILURES:
+        return
+
+
+def _run(model: nn.Module, shape: Shape) -> None:
+    x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
+    held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    try:
+        with torch.no_grad(), BoundedMemory(x, held):
+            model(x)
+    except TooLargeError as error:
+        raise TooLargeError(f"on inputs of shape {as_text(shape)} the network {error}") from error
 
 
 def random_input(shape: Shape, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
