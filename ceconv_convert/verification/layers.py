@@ -18,8 +18,8 @@ from ceconv_convert.kernel.norm import scale_and_shift, scaled
 from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.verification.distance import distance, distances, largest
-from ceconv_convert.verification.inputs import as_text, random_input
-from ceconv_convert.verification.probe_input import reach_of
+from ceconv_convert.verification.inputs import as_text
+from ceconv_convert.verification.probe_input import magnitude_for, reach_of, signs
 from ceconv_convert.verification.verdict import LayerCheck, Measure, floor
 
 _STORED = 4
@@ -49,14 +49,14 @@ class LayerEvidence:
 def random_evidence(
     layer: nn.Module, spec: KernelSpec, seed: int, dtype: torch.dtype, device: torch.device
 ) -> LayerEvidence:
-    """A layer on a random input of a few pixels more than its kernel, and its stride where that is usual."""
+    """A layer on random signs, a few pixels more than its kernel, and its stride where that is usual."""
     rows, columns = spec.kernel_size
     down, right = (min(stride, _LONG_STRIDE) for stride in spec.stride)
     rotations = () if spec.kind == "lifting" else (spec.in_rotations,)
     size = (rows + 2 * down + 3, columns + 2 * right + 4)
-    return evidence_on(
-        layer, spec, random_input((2, spec.in_channels, *rotations, *size), seed, dtype, device)
-    )
+    magnitude = magnitude_for(spec, dtype)
+    x = signs((2, spec.in_channels, *rotations, *size), seed, magnitude, dtype).to(device)
+    return alone_evidence(layer, spec, (), x, magnitude)
 
 
 def evidence_on(layer: nn.Module, spec: KernelSpec, x: Tensor) -> LayerEvidence:
