@@ -189,3 +189,21 @@ def test_streams_of_more_than_one_object(tmp_path):
     (tmp_path / "a.pt").write_bytes(buffer.getvalue() * 2)
     with pytest.raises(UnreadableInputError, match=r"a\.pt"):
         load(tmp_path / "a.pt")
+
+
+def test_an_entry_beyond_all_files(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save(small_network().state_dict(), path)
+    content = bytearray(path.read_bytes())
+    at = directory_entry(content, b"a/version")
+    extra = struct.pack("<2HQ", 1, 8, 2**64 - 10**6)
+    content[at + 42 : at + 46] = b"\xff" * 4  # the place is in the extra field, in 64 bits
+    content[at + 30 : at + 32] = struct.pack("<H", len(extra))
+    content[at + 46 + 9 : at + 46 + 9] = extra
+    end, end64 = content.rindex(b"PK\x05\x06"), content.rindex(b"PK\x06\x06")
+    for place, form in ((end + 12, "<L"), (end64 + 40, "<Q")):
+        (size,) = struct.unpack_from(form, content, place)
+        struct.pack_into(form, content, place, size + len(extra))
+    path.write_bytes(content)
+    with pytest.raises(UnreadableInputError, match=r"a\.pt"):
+        load(path)

@@ -328,3 +328,15 @@ def test_layers_of_no_tensors():
     for key, value in (("weight", 3), ("transformation_matrix", "x"), ("transformation_matrix", [1])):
         with pytest.raises(StateDictError, match=f"{key} is no"):
             migrate_state_dict({**layer, key: value})
+
+
+def test_a_network_with_torchvisions_names_and_others_keeps_its_own(tmp_path):
+    state = {f"layer1.{key}": tensor for key, tensor in small_network().state_dict().items()}
+    state |= {f"{name}.weight": torch.ones(2, 2) for name in ("fc", "linear")}
+    found, notes = migrated(tmp_path, {"model": state})
+    assert notes == []
+    assert same_state(found["model"], migrate_state_dict(state))
+    (tmp_path / "b.pt").unlink()
+    migrate_checkpoint(tmp_path / "a.pt", tmp_path / "b.pt", hidden=["layer1.7"])
+    with pytest.raises(UnreadableInputError, match="no published network has these keys"):
+        load(tmp_path / "a.pt")

@@ -139,7 +139,8 @@ def published_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     plain = without_prefix(tensors)
     if not any(key.startswith("layer1.") for key in plain):
         return plain
-    return {_from_torchvision(key): tensor for key, tensor in plain.items()}
+    translated = {_from_torchvision(key): tensor for key, tensor in plain.items()}
+    return translated if len(translated) == len(plain) else plain  # it has names of its own
 
 
 def _from_torchvision(key: str) -> str:
