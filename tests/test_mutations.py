@@ -207,7 +207,7 @@ def test_the_first_of_several_damages_is_named(original, evidence, tmp_path):
         values = numpy_helper.to_array(file.graph.initializer[index])[..., ::-1].copy()
         file.graph.initializer[index].CopyFrom(numpy_helper.from_array(values, name))
     onnx.save(file, tmp_path / "b.onnx")
-    assert "it begins at hidden: " in str(judge_onnx(evidence, tmp_path / "b.onnx"))
+    assert "layer hidden: its error" in str(judge_onnx(evidence, tmp_path / "b.onnx"))
 
 
 def test_features_roll_and_pooled_scores_stay():
