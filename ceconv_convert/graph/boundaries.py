@@ -32,8 +32,8 @@ class Boundary:
 
     Attributes:
         layer: its module's path.
-        input: name of the value that it takes.
-        output: name of the value that it gives.
+        input: name of the value that it takes; empty where the graph has lost it.
+        output: name of the value that it gives; likewise.
         major_in: whether the input is in rotation-major layout, ``[B, N, C', H, W]`` or ``[B, N·C', H, W]``
             with C' ≥ C; else it is as in PyTorch, ``[B, C, N, H, W]``.
         major_out: likewise of the output.

@@ -24,12 +24,18 @@ class Ends:
 
 
 def boundaries_in(graph: ir.Graph, found: Iterable[Ends]) -> list[Boundary]:
-    """The boundaries by the names that values have now; without layers whose values are gone."""
+    """The boundaries by the names that values have now; a value that is gone has none."""
     there = {*graph.inputs, *(value for node in graph for value in node.outputs)}
     return [
-        Boundary(ends.layer, before, after, ends.major_in, ends.major_out, ends.norms)
+        Boundary(
+            ends.layer,
+            (ends.input.name or "") if ends.input in there else "",
+            (ends.output.name or "") if ends.output in there else "",
+            ends.major_in,
+            ends.major_out,
+            ends.norms,
+        )
         for ends in found
-        if {ends.input, ends.output} <= there and (before := ends.input.name) and (after := ends.output.name)
     ]
 
 

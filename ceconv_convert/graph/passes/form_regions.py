@@ -25,7 +25,7 @@ from ceconv_convert.graph.dialect import (
     is_dialect,
     layer_of,
 )
-from ceconv_convert.graph.passes.planes import entrance, leave, origin_of, planes_of, through
+from ceconv_convert.graph.passes.planes import entered, entrance, leave, origin_of, planes_of, through
 from ceconv_convert.graph.passes.tools import (
     add_constant,
     constant,
@@ -79,7 +79,8 @@ def _enter(node: ir.Node) -> None:
     layer, (x,) = layer_of(node), node.inputs
     spec = layer.spec
     if spec.kind == "cyclic":  # an image is planes of one rotation already
-        x = entrance(node, x, Planes(spec.in_channels, spec.in_rotations))
+        kind = Planes(spec.in_channels, spec.in_rotations)
+        x = entered(x, kind) or entrance(node, x, kind)
     y = insert(node, PLANES_LAYER, [x], domain=DOMAIN)
     y.meta["planes"] = Planes(spec.out_channels, spec.out_rotations)
     core = y.producer()

@@ -23,6 +23,13 @@ def entrance(before: ir.Node, x: ir.Value | None, kind: Planes) -> ir.Value:
     return planes
 
 
+def entered(x: ir.Value | None, kind: Planes) -> ir.Value | None:
+    """The planes that ``x`` is made for another layer already; None where it is not."""
+    takers = () if x is None else x.consumers()
+    found = (taker.outputs[0] for taker in takers if is_dialect(taker, TO_PLANES))
+    return next((planes for planes in found if planes_of(planes) == kind), None)
+
+
 def leave(before: ir.Node, planes: ir.Value, *, flat: bool) -> ir.Value:
     """Planes as features ``[B, C, N, H, W]`` or ``[B, C·N, H, W]``, of the shape that ``before`` gives."""
     return insert(before, FROM_PLANES, [planes], {"flat": int(flat)}, domain=DOMAIN, like=before.outputs[0])
