@@ -73,8 +73,8 @@ def first_line(error: BaseException) -> str:
 def shown(value: object) -> str:
     """What a file says instead of what it should, in few words.
 
-    >>> shown(1.5), shown(10**5000), shown(list(range(99)))
-    ('1.5', 'of type int', '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, …')
+    >>> shown(1.5), shown(10**5000), len(shown(list(range(99))))
+    ('1.5', 'of type int', 72)
     """
     try:
         text = repr(value)
