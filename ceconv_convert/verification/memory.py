@@ -19,8 +19,8 @@ from ceconv_convert.errors import FOREIGN_FAILURES, InputShapeError
 
 _LARGEST = 2**28
 """Bytes of one tensor: four times the largest of a ResNet152 of width 64 on two images of 3×224×224."""
-_MOST = 2**34
-"""Bytes of all tensors that one run makes: three times as many as there, and more for more rotations."""
+_MOST = 2**33
+"""Bytes of all tensors that one run makes: half as many again as there."""
 _NUMBERS = 2 * 3 * 224 * 224
 """Whoever says a larger input asks for more."""
 _EXPANDED = 100
@@ -35,7 +35,7 @@ class BoundedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, an operator that would take too much memory is an error instead.
 
     Args:
-        x: what the network runs on; 256 MiB a tensor and 16 GiB in all are taken for it, and for more numbers
+        x: what the network runs on; 256 MiB a tensor and 8 GiB in all are taken for it, and for more numbers
             than two images of 3×224×224 have, more in proportion.
         held: bytes of the network's own tensors.
 
