@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,11 +118,13 @@ def _sizes(shape: Shape) -> dict[str, int]:
 
 def _suited(evidence: Evidence, declared: Sequence[int | None]) -> Evidence:
     """The evidence that a file with such an input can be judged by."""
-    small, large = odd_sizes(evidence.shape)
-    many = [(_LARGE_BATCH, *shape) for shape in (small, evidence.shape)]
-    further = [(1, *small), (1, *large)]
-    further += [shape for shape in many if fits(shape, declared) and evidence.runs_at(shape)][:1]
-    return evidence.fitting(declared).elsewhere(shape for shape in further if fits(shape, declared))
+    small, larger = odd_sizes(evidence.shape)
+    single, many = ([(count, *size) for size in small] for count in (1, _LARGE_BATCH))
+    further: list[Shape] = []
+    for shapes in (single, [(1, *size) for size in larger], [*many, (_LARGE_BATCH, *evidence.shape)]):
+        fitting = (shape for shape in shapes if fits(shape, declared))
+        further += itertools.islice(filter(evidence.runs_at, fitting), 1)
+    return evidence.fitting(declared).elsewhere(further)
 
 
 def _layers_alone(

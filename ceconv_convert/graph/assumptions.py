@@ -19,7 +19,8 @@ Sizes = Mapping[str, int]
 
 _LARGEST = 2**12
 """Larger sizes are not tried."""
-_MOST_BATCH = 65
+_STEP = 1.1
+"""Between sizes that are tried far from the example's."""
 _FEW = 6
 _SPECIAL = 2
 """torch takes every symbolic size for at least this, whatever the network: 0 and 1 have their own rules."""
@@ -71,6 +72,12 @@ def assumptions_of(program: torch.export.ExportedProgram, axes: Mapping[int, str
     return found
 
 
+def _around(size: int) -> set[int]:
+    """Sizes to try: all small ones, those next to ``size``, and ever fewer up to twice as large, or 64."""
+    steps = {round(_STEP**power) for power in range(math.ceil(math.log(max(2 * size, 64), _STEP)) + 1)}
+    return {*range(1, 10), *range(max(1, size - 5), size + 6), *steps}
+
+
 def _conditions(
     program: torch.export.ExportedProgram, names: Mapping[sympy.Basic, sympy.Symbol]
 ) -> Iterator[sympy.Basic]:
@@ -109,8 +116,7 @@ def violations(
     found = []
     for start in (example, {**example, "batch": 2}):
         for moved in (*({axis} for axis in assumption.axes), assumption.axes - {"batch"}):
-            usual = range(1, _MOST_BATCH if moved == {"batch"} else 2 * max(example.values()) + 2)
-            for size in sorted({*usual, *near} - {0}):
+            for size in sorted({*near, *_around(max(start[axis] for axis in moved or start))} - {0}):
                 sizes = {**start, **dict.fromkeys(moved, size)}
                 if moved and sizes not in found and not assumption.holds(sizes):
                     found.append(sizes)

@@ -107,19 +107,25 @@ def other_size(shape: Shape) -> Shape:
     return (*shape[:-2], shape[-2] + 8, shape[-1] + 4)
 
 
-def odd_sizes(shape: Shape) -> tuple[Shape, Shape]:
+def odd_sizes(shape: Shape) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
     """Two more image sizes, odd and not square: about half as large, and a little larger.
 
-    Networks that look at whether a size is even, or small, do something else there.
+    Networks that look at whether a size is even, or small, do something else there. Of large images there are
+    smaller sizes first, which cost less; a network may not run on them.
 
     >>> odd_sizes((3, 32, 32))
-    ((3, 17, 19), (3, 33, 35))
+    (((3, 17, 19),), ((3, 33, 35),))
+    >>> odd_sizes((3, 224, 224))
+    (((3, 33, 39), (3, 113, 115)), ((3, 65, 71), (3, 225, 227)))
     """
     *rest, rows, columns = shape
-    return (
-        (*rest, rows // 2 | 1, (columns // 2 + 2) | 1),
-        (*rest, (rows + 1) | 1, (columns + 3) | 1),
+    half, larger = (rows // 2, columns // 2 + 2), (rows + 1, columns + 3)
+    small, medium = (min(half[0], 32), min(half[1], 38)), (min(larger[0], 65), min(larger[1], 71))
+    first, second = (
+        tuple(dict.fromkeys((*rest, height | 1, width | 1) for height, width in sizes))
+        for sizes in ((small, half), (medium, larger))
     )
+    return first, second
 
 
 def fits(shape: Sequence[int], declared: Sequence[int | None]) -> bool:
