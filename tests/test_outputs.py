@@ -404,6 +404,15 @@ def test_no_descriptor_stays_open(tmp_path):
     assert descriptors() == before
 
 
+@pytest.fixture
+def interruptible():
+    """A run in the background inherits that SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_while_the_report_is_made_leaves_nothing(run, folder, model, monkeypatch):  # noqa: F811
     for number, sentence in ((signal.SIGTERM, "Stopped"), (signal.SIGINT, "Interrupted")):
         monkeypatch.setattr(RUN, "write_report", lambda report, path, n=number: signal.raise_signal(n))
