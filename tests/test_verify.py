@@ -421,6 +421,31 @@ def test_an_output_that_cancels_is_held_to_the_roundings_behind_it():
     assert "above the tolerance" in str(far)
 
 
+NORMS = {
+    "instance": lambda: nn.InstanceNorm2d(6, affine=True),
+    "group": lambda: nn.GroupNorm(2, 6),
+    "layer": lambda: nn.LayerNorm([6, 30, 30]),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_a_normalization_of_nearly_constant_features_rounds_their_mean(norm):
+    """The features are far from 0 and hardly differ: what rounds their mean moves all that is left of them."""
+    torch.manual_seed(0)
+    layer = CEConv2d(1, 3, 3, 6, 3)
+    with torch.no_grad():
+        layer.weight.mul_(1e-4)
+        layer.bias.fill_(8.0)
+    model = nn.Sequential(layer, GroupCosetMaxPool(), norm()).eval()
+    evidence = gather(model, (3, 32, 32))
+    (moved,) = evidence.sensitivity.outputs(evidence.inputs[0], evidence.exact[0])
+    rounded = torch.finfo(torch.float32).eps * 8
+    exact, features = evidence.exact[0][0], evidence.walk.exact["1", 0]
+    assert (
+        rounded * float(exact.std()) / float(features.std()) < moved < 1e-3 * float(exact.abs().max()) * 100
+    )
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_roundings_move_an_output_about_as_far_as_its_own_error(seed):
     model = small_network(seed=seed)

@@ -6,6 +6,8 @@ reference, every operator's result y is moved as a rounding that does not averag
 
     y + eps · max |y| · s, with random signs s, one for each image and channel
 
+A normalization γ (x - μ) / σ is one operator, and rounds μ within: it is moved by eps · max |γ x / σ| too.
+
 What the outputs move by is an error that the original could have had.
 """
 
@@ -22,6 +24,13 @@ from torch.utils._pytree import tree_map_only
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.running import run_module
 from ceconv_convert.verification.steps import StepKey, record
+
+_NORMALIZATIONS = {
+    torch.ops.aten.native_batch_norm.default: 1,
+    torch.ops.aten.native_group_norm.default: 1,
+    torch.ops.aten.native_layer_norm.default: 2,
+}
+"""Operators that may take statistics from their input, with the position of γ; else 1/σ is empty."""
 
 
 class _Rounding(TorchDispatchMode):
@@ -42,13 +51,18 @@ class _Rounding(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if any(returned.alias_info is not None for returned in func._schema.returns):
             return result
+        if func in _NORMALIZATIONS:
+            y, mean, reciprocal = result
+            weight = args[_NORMALIZATIONS[func]]
+            within = largest(args[0]) * largest(reciprocal) * (1.0 if weight is None else largest(weight))
+            return self._moved(y, within), mean, reciprocal
         return tree_map_only(Tensor, self._moved, result)
 
-    def _moved(self, y: Tensor) -> Tensor:
+    def _moved(self, y: Tensor, within: float = 0.0) -> Tensor:
         if not y.is_floating_point() or y.dim() < 2 or not y.numel():
             return y
         signs = torch.randint(0, 2, (*y.shape[:2], *[1] * (y.dim() - 2)), generator=self._generator) * 2 - 1
-        return y + self._eps * largest(y) * signs.to(y.device, y.dtype)
+        return y + self._eps * (largest(y) + within) * signs.to(y.device, y.dtype)
 
 
 class Sensitivity:
