@@ -9,15 +9,23 @@ from pathlib import Path
 
 from torch import nn
 
-from ceconv_convert.checkpoint import Staging, load, migrate_checkpoint, migrate_state_dict, provenance
+from ceconv_convert.checkpoint.load import load
+from ceconv_convert.checkpoint.migrate import migrate_checkpoint
+from ceconv_convert.checkpoint.state_dict import migrate_state_dict
+from ceconv_convert.conversion.convert import convert
+from ceconv_convert.conversion.plan import plan
+from ceconv_convert.conversion.plan_table import row_as_data
 from ceconv_convert.errors import SpecError, VerificationError
-from ceconv_convert.exporting import chosen_row, exportable, write_judged_onnx
-from ceconv_convert.graph import DEFAULT_OPSET, Exported
-from ceconv_convert.judging import judge_onnx, onnx_files
-from ceconv_convert.modules import AUTO, FORMS
-from ceconv_convert.rewrite import convert, plan, row_as_data
-from ceconv_convert.verification import Verdict, gather, judge_module, verdict_summary
-from ceconv_convert.verification.evidence import Progress
+from ceconv_convert.files import provenance
+from ceconv_convert.files.staging import Staging
+from ceconv_convert.forms.table import AUTO, FORMS
+from ceconv_convert.onnx.deliver import chosen_row, exportable, write_judged_onnx
+from ceconv_convert.onnx.export import DEFAULT_OPSET, Exported
+from ceconv_convert.onnx.judge_file import judge_onnx, onnx_files
+from ceconv_convert.verification.evidence import Progress, gather
+from ceconv_convert.verification.judge import judge_module
+from ceconv_convert.verification.plain import verdict_summary
+from ceconv_convert.verification.verdict import Verdict
 
 __all__ = [
     "convert",
@@ -38,7 +46,7 @@ def verify(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Verdict:
-    """Whether ``converted`` computes what ``original`` does, judged by a float64 referee.
+    """Whether ``converted`` computes what ``original`` does, judged by a float64 reference.
 
     Seeded random inputs in batches of 1, 2 and 5, at two image sizes where the network takes them; eval mode.
     A converted module is judged whole and layer by layer. Neither model is changed.

@@ -17,10 +17,12 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from ceconv_convert.architectures import CECNN, BasicBlock, Bottleneck, HybridResNet, ResNet
-from ceconv_convert.bench import bench_as_lines, measure, row_as_texts
-from ceconv_convert.bench.table import HEADINGS
-from ceconv_convert.pipeline.benchmark import eager_candidates, export_candidates
+from ceconv_convert.architectures.blocks import BasicBlock, Bottleneck
+from ceconv_convert.architectures.cecnn import CECNN
+from ceconv_convert.architectures.resnet import HybridResNet, ResNet
+from ceconv_convert.bench.bench_table import HEADINGS, bench_as_lines, row_as_texts
+from ceconv_convert.bench.measure import measure
+from ceconv_convert.cli.benchmark import eager_candidates, export_candidates
 
 Shape = tuple[int, ...]
 LARGE, SMALL = (3, 224, 224), (3, 32, 32)

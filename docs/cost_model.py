@@ -16,8 +16,8 @@ import onnx
 import torch
 
 from ceconv_convert.bench.timing import interleave, median
-from ceconv_convert.graph import OnnxRunner
-from ceconv_convert.graph.passes.costs import Shape, block_of, convolution
+from ceconv_convert.onnx.passes.costs import Shape, block_of, convolution
+from ceconv_convert.onnx.runtime import OnnxRunner
 
 CHANNELS = (17, 20, 24, 27, 28, 32, 40, 47, 48, 55, 56, 64, 81, 96, 110, 112, 220, 224)
 BATCH, TAPS, LARGE, SMALL, FEW = 8, 9, 28, 14, 100

@@ -10,22 +10,17 @@ import torch
 from torch import nn
 
 from ceconv_convert import CEConv2d, convert
-from ceconv_convert.bench import (
-    Bench,
-    Row,
-    bench_as_data,
-    bench_as_lines,
-    measure,
-    provider_named,
-    row_as_texts,
-)
-from ceconv_convert.bench.probe import probe
-from ceconv_convert.bench.providers import check_provider
+from ceconv_convert.bench.bench_table import bench_as_data, bench_as_lines, row_as_texts
+from ceconv_convert.bench.measure import Bench, Row, measure
+from ceconv_convert.bench.providers import check_provider, provider_named
+from ceconv_convert.bench.session_probe import probe
 from ceconv_convert.bench.timing import interleave
 from ceconv_convert.errors import BenchError
-from ceconv_convert.exporting import exportable
-from ceconv_convert.graph import OnnxRunner, multiplications, write_onnx
-from ceconv_convert.report import make_report
+from ceconv_convert.onnx.deliver import exportable
+from ceconv_convert.onnx.export import write_onnx
+from ceconv_convert.onnx.multiplications import multiplications
+from ceconv_convert.onnx.runtime import OnnxRunner
+from ceconv_convert.report.data import make_report
 from tests.support import shake, small_network
 from tests.test_cli import folder, run  # noqa: F401
 

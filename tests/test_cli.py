@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ceconv_convert
-from ceconv_convert import CEConv2d, cli, convert, load, migrate_state_dict
-from ceconv_convert.graph import OnnxRunner
-from ceconv_convert.modules import FORMS
-from ceconv_convert.pipeline import work
+from ceconv_convert import CEConv2d, convert, load, migrate_state_dict
+from ceconv_convert.cli import main as cli
+from ceconv_convert.cli import work
+from ceconv_convert.forms.table import FORMS
+from ceconv_convert.onnx.runtime import OnnxRunner
 from tests import foreign, hostile
 from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, relative, same_state, small_network
 from tests.test_verify import Deciding
@@ -274,7 +275,10 @@ def python(*arguments, **environment):
 
 @pytest.mark.parametrize(
     "code",
-    ["import ceconv_convert", "from ceconv_convert import cli; cli.cli(['--help'], standalone_mode=False)"],
+    [
+        "import ceconv_convert",
+        "from ceconv_convert.cli.main import cli; cli(['--help'], standalone_mode=False)",
+    ],
     ids=["import", "help"],
 )
 def test_neither_import_nor_help_imports_torch_or_onnx(code):
@@ -320,7 +324,7 @@ def test_the_fixture_is_classified_alike(run, folder):
     damaged = convert(load(COLOR_DIGITS))
     with torch.no_grad():
         damaged[0].weight.copy_(damaged[0].weight.roll(1, 0))
-    from ceconv_convert.checkpoint import save_tensors
+    from ceconv_convert.files.save import save_tensors
 
     save_tensors(damaged.state_dict(), folder / "b.safetensors")
     assert agreement("b.safetensors", "a.onnx") == 1
@@ -394,8 +398,8 @@ def test_a_reader_that_goes_away_is_no_failed_verdict(tmp_path):
 
 STOPPED = """
 import os, signal, sys
-from ceconv_convert import cli
-from ceconv_convert.pipeline import work
+from ceconv_convert.cli import main as cli
+from ceconv_convert.cli import work
 signal.signal({number}, {before})
 save = work.save_module
 def stop(*arguments, **options):

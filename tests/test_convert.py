@@ -10,7 +10,8 @@ from torch.nn.utils import parametrizations, prune
 
 from ceconv_convert import CEConv2d, ConversionError, convert, migrate_state_dict, plan, verify
 from ceconv_convert.errors import NothingToConvertError, RefusedLayerError, SpecError
-from ceconv_convert.modules import FORMS, TargetLayer
+from ceconv_convert.forms.table import FORMS
+from ceconv_convert.forms.target import TargetLayer
 from tests import foreign
 from tests.support import relative, same_state, small_network
 

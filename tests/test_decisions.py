@@ -9,7 +9,8 @@ from torch import nn
 
 from ceconv_convert import CEConv2d, convert
 from ceconv_convert.errors import UnreadableInputError
-from ceconv_convert.verification import gather, judge_module
+from ceconv_convert.verification.evidence import gather
+from ceconv_convert.verification.judge import judge_module
 from tests.test_cli import folder, run  # noqa: F401 (fixtures)
 
 COUNT = 40

@@ -10,8 +10,7 @@ from torch import nn
 
 from ceconv_convert import CEConv2d, GroupCosetAvgPool, GroupCosetMaxPool, export_onnx, verify
 from ceconv_convert.errors import ExportError, SpecError
-from ceconv_convert.graph import boundaries_of
-from ceconv_convert.graph.boundaries import LAYERS
+from ceconv_convert.onnx.boundaries import LAYERS, boundaries_of
 from tests.support import shake, small_network
 from tests.test_compile import check_exact, counts, in_onnx_runtime
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits o
 
 LIMITED = """
 import resource, sys
-from ceconv_convert import cli
+from ceconv_convert.cli import main as cli
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 sys.argv = ["ceconv-convert", *{arguments}]
 cli.main()
@@ -93,7 +93,7 @@ def test_killed_at_any_moment_the_output_is_whole_or_not_there(tmp_path, suffix)
 def test_an_input_shortened_while_it_is_read_is_said(tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
-    from ceconv_convert.checkpoint import migrate_file
+    from ceconv_convert.checkpoint import migrate as migrate_file
     from ceconv_convert.errors import UnreadableInputError
 
     path = tmp_path / "a.safetensors"

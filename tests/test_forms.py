@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from ceconv_convert.conversion.read_module import read_layer
 from ceconv_convert.errors import SpecError
+from ceconv_convert.forms.conv3d import CircularConv3d, ColorStackConv3d
+from ceconv_convert.forms.table import FORMS, form_named
+from ceconv_convert.forms.target import TargetLayer
+from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.color import hue_rotation_matrix
-from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.layers import CEConv2d
-from ceconv_convert.modules import FORMS, TargetLayer, form_named
-from ceconv_convert.modules.circular import CircularConv3d, ColorStackConv3d
-from ceconv_convert.read import read_layer
+from ceconv_convert.layers.ceconv2d import CEConv2d
 from ceconv_convert.verification.verdict import Measure
 from tests.support import golden_layers, relative
 

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ceconv_convert.checkpoint import arrays, read_inputs
 from ceconv_convert.errors import UnreadableInputError
+from ceconv_convert.user_inputs import arrays
+from ceconv_convert.user_inputs.read import read_inputs
 
 SMALL = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
 

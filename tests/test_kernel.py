@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.circular import as_cyclic, to_circular, unroll, wrap
+from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.color import acts_as, color_order, hue_rotation_matrix, matrix_powers
+from ceconv_convert.kernel.cyclic_fourier import products_of, transform_of
 from ceconv_convert.kernel.expand import expand
-from ceconv_convert.kernel.fourier import products_of, transform_of
-from ceconv_convert.kernel.reference import evaluate
 from ceconv_convert.kernel.spec import KernelSpec, normalize_padding, normalize_pair
 from tests.support import relative
 

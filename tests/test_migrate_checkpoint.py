@@ -265,7 +265,7 @@ def test_what_cannot_be_migrated_is_said_and_nothing_is_written(tmp_path):
 
 
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path, monkeypatch):
-    from ceconv_convert.checkpoint import source
+    from ceconv_convert.files import source
 
     path = tmp_path / "a.pt"
     torch.save(hidden_network().state_dict(), path)

@@ -10,9 +10,10 @@ from onnx import numpy_helper
 from torch import nn
 
 from ceconv_convert import CEConv2d, GroupCosetMaxPool, convert, export_onnx, verify
-from ceconv_convert.judging import judge_onnx
-from ceconv_convert.modules import FORMS
-from ceconv_convert.verification import gather, judge_module
+from ceconv_convert.forms.table import FORMS
+from ceconv_convert.onnx.judge_file import judge_onnx
+from ceconv_convert.verification.evidence import gather
+from ceconv_convert.verification.judge import judge_module
 from tests.support import shake, small_network
 
 KINDS = {

@@ -14,13 +14,16 @@ from torch import nn
 
 from ceconv_convert import CEConv2d, convert, export_onnx, plan, verify
 from ceconv_convert.errors import ExportError, NothingToConvertError, OutputError
-from ceconv_convert.exporting import chosen_row, exportable, write_judged_onnx
-from ceconv_convert.graph import Exported, OnnxRunner, check_file, export
-from ceconv_convert.graph.check import all_nodes
-from ceconv_convert.graph.compile import Compiled
-from ceconv_convert.graph.passes import Choice
-from ceconv_convert.modules import FORMS, wrapper_prefix
-from ceconv_convert.verification import gather
+from ceconv_convert.forms.table import FORMS
+from ceconv_convert.onnx import export
+from ceconv_convert.onnx.check import all_nodes, check_file
+from ceconv_convert.onnx.compile import Compiled
+from ceconv_convert.onnx.deliver import chosen_row, exportable, write_judged_onnx
+from ceconv_convert.onnx.export import Exported
+from ceconv_convert.onnx.passes.choose import Choice
+from ceconv_convert.onnx.runtime import OnnxRunner
+from ceconv_convert.surgery.wrappers import wrapper_prefix
+from ceconv_convert.verification.evidence import gather
 from ceconv_convert.verification.steps import Step
 from ceconv_convert.verification.walk import Walk
 from tests.support import golden_layers, relative, small_network

@@ -17,19 +17,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-import ceconv_convert.pipeline
-from ceconv_convert import export_onnx, load, migrate_checkpoint, verify
-from ceconv_convert.checkpoint import Staging
-from ceconv_convert.checkpoint.signals import signals_held
+from ceconv_convert import convert, export_onnx, load, migrate_checkpoint, verify
+from ceconv_convert.cli import run as RUN
+from ceconv_convert.cli import work
 from ceconv_convert.errors import OutputError, UnreadableInputError
-from ceconv_convert.pipeline import work
+from ceconv_convert.files.signals import signals_held
+from ceconv_convert.files.staging import Staging
 from ceconv_convert.report.terminal import Terminal
 from tests.support import GOLDEN_SEQUENTIAL, small_network
 from tests.test_cli import folder, names, run  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and signals of Unix")
 SHAPE = ("--input-shape", "3,20,24")
-RUN = sys.modules[ceconv_convert.pipeline.run.__module__]
 
 
 @pytest.fixture
@@ -443,7 +442,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing(run, folder, model, monk
 
 def test_a_failed_verdict_leaves_its_report_alone(run, folder, model, monkeypatch):  # noqa: F811
     def damaged(*arguments, **options):
-        found = ceconv_convert.convert(*arguments, **options)
+        found = convert(*arguments, **options)
         with torch.no_grad():
             found[2].weight[0] += 1
         return found

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from ceconv_convert import CEConv2d, convert, load, verify
-from ceconv_convert.kernel.reference import evaluate
-from ceconv_convert.read import LayerReading, Refusal, find_sites, is_candidate, read_layer
+from ceconv_convert.conversion.find import find_sites
+from ceconv_convert.conversion.read_module import LayerReading, Refusal, is_candidate, read_layer
+from ceconv_convert.kernel.closed_form import evaluate
 from tests import foreign
 from tests.support import golden_layers, relative
 

@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ceconv_convert import CEConv2d, convert, migrate_checkpoint
-from ceconv_convert.checkpoint import save_tensors
-from ceconv_convert.report import make_report, write_report
+from ceconv_convert.files.save import save_tensors
+from ceconv_convert.report.data import make_report
 from ceconv_convert.report.figures import error_per_layer, hue_wheel
 from ceconv_convert.report.html import render
+from ceconv_convert.report.write import write_report
 from tests.support import COLOR_DIGITS, FIXTURES, small_network
 from tests.test_cli import folder, names, run  # noqa: F401 (fixtures)
 

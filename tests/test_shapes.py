@@ -8,7 +8,7 @@ from torch import nn
 
 from ceconv_convert import CEConv2d, convert, export_onnx, verify
 from ceconv_convert.errors import InputShapeError
-from ceconv_convert.verification import gather
+from ceconv_convert.verification.evidence import gather
 from tests.support import small_network
 from tests.test_cli import folder, run  # noqa: F401 (fixtures)
 

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ceconv_convert import CEConv2d, GroupCosetMaxPool, export_onnx, verify
-from ceconv_convert.graph import OnnxRunner, write_onnx
-from ceconv_convert.graph.assumptions import Assumption, violations
-from ceconv_convert.graph.capture import capture
-from ceconv_convert.verification import gather
+from ceconv_convert.onnx.assumptions import Assumption, violations
+from ceconv_convert.onnx.capture import capture
+from ceconv_convert.onnx.export import write_onnx
+from ceconv_convert.onnx.runtime import OnnxRunner
+from ceconv_convert.verification.evidence import gather
 from tests.support import relative, shake, small_network
 
 

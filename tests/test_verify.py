@@ -8,11 +8,13 @@ from torch import nn
 
 from ceconv_convert import CEConv2d, GroupCosetMaxPool, convert, verify
 from ceconv_convert.errors import InputShapeError, VerificationError
-from ceconv_convert.modules import FORMS
-from ceconv_convert.verification import distance, gather, judge, judge_module, largest
-from ceconv_convert.verification.inputs import other_size, random_input
-from ceconv_convert.verification.referee import make_referee
+from ceconv_convert.forms.table import FORMS
+from ceconv_convert.verification.distance import distance, largest
+from ceconv_convert.verification.evidence import gather
+from ceconv_convert.verification.judge import judge, judge_module
+from ceconv_convert.verification.reference import make_reference
 from ceconv_convert.verification.sensitivity import Sensitivity
+from ceconv_convert.verification.shapes import other_size, random_input
 from ceconv_convert.verification.steps import Step
 from ceconv_convert.verification.verdict import FLOOR, MULTIPLE, Measure, pool
 from ceconv_convert.verification.walk import Walk
@@ -37,10 +39,10 @@ def test_a_right_conversion_passes(form, dtype):
 
 
 @pytest.mark.parametrize("golden", golden_layers(), ids=lambda golden: golden.name)
-def test_the_referee_is_the_published_layer_in_float64(golden):
-    referee, layers = make_referee(golden.layer())
+def test_the_reference_is_the_published_layer_in_float64(golden):
+    reference, layers = make_reference(golden.layer())
     assert list(layers) == [""]
-    assert relative(referee(golden.input.double()), golden.output_float64) <= 1e-12
+    assert relative(reference(golden.input.double()), golden.output_float64) <= 1e-12
 
 
 def test_a_strangers_network_passes():
@@ -128,7 +130,7 @@ def test_an_original_that_gives_nan_fails():
     model = small_network()
     with torch.no_grad():
         model[-1].bias[0] = float("nan")
-    assert "the referee gives NaN or Inf" in str(verify(model, convert(model)))
+    assert "the reference gives NaN or Inf" in str(verify(model, convert(model)))
 
 
 def test_outputs_of_another_shape_number_or_dtype_fail():
@@ -327,9 +329,9 @@ def test_an_original_that_does_not_repeat_itself_is_no_measure(build):
         verify(model, convert(model))
 
 
-def test_an_original_far_from_its_referee_is_no_measure():
+def test_an_original_far_from_its_reference_is_no_measure():
     model = nn.Sequential(small_network(), foreign.InFloat32(lambda x: x * (1 + 1e-2)))
-    with pytest.raises(VerificationError, match="from its own float64 referee"):
+    with pytest.raises(VerificationError, match="from its own float64 reference"):
         verify(model, convert(model))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ceconv_convert.layers import CEConv2d
+from ceconv_convert.layers.ceconv2d import CEConv2d
 
 
 def convolution(

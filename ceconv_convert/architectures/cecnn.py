@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ceconv_convert.errors import SpecError
-from ceconv_convert.layers import CEConv2d, GroupCosetMaxPool, GroupMaxPool2d
+from ceconv_convert.layers.ceconv2d import CEConv2d
+from ceconv_convert.layers.pooling import GroupCosetMaxPool, GroupMaxPool2d
 
 _KERNELS = (3, 3, 3, 3, 3, 3, 4)
 _DROPPED = (0, 2, 3, 4)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ceconv_convert.architectures.blocks import BasicBlock, Bottleneck, norm
 from ceconv_convert.errors import SpecError
-from ceconv_convert.layers import CEConv2d, GroupCosetMaxPool, GroupMaxPool2d
+from ceconv_convert.layers.ceconv2d import CEConv2d
+from ceconv_convert.layers.pooling import GroupCosetMaxPool, GroupMaxPool2d
 
 _STAGE_STRIDES = (1, 2, 2, 2)
 Block = type[BasicBlock] | type[Bottleneck]

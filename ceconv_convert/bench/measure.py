@@ -15,12 +15,15 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.bench.probe import probe
 from ceconv_convert.bench.providers import check_provider, cores
+from ceconv_convert.bench.session_probe import probe
 from ceconv_convert.bench.timing import interleave, median, middle_half
 from ceconv_convert.errors import BenchError, first_line
-from ceconv_convert.graph import OnnxRunner, multiplications
-from ceconv_convert.verification import Outputs, as_text, distance, flatten, largest
+from ceconv_convert.onnx.multiplications import multiplications
+from ceconv_convert.onnx.runtime import OnnxRunner
+from ceconv_convert.verification.distance import distance, largest
+from ceconv_convert.verification.running import Outputs, flatten
+from ceconv_convert.verification.shapes import as_text
 
 Progress = Callable[[int, int], None]
 _MATRIX = 1024

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from ceconv_convert.checkpoint.container import Weights, find_weights, published_keys, without_prefix
 from ceconv_convert.checkpoint.load import build_network
-from ceconv_convert.checkpoint.sanity import check_tensors
-from ceconv_convert.checkpoint.source import Source
 from ceconv_convert.errors import UnreadableInputError
+from ceconv_convert.files.sanity import check_tensors
+from ceconv_convert.files.source import Source
 
 
 def build_candidate(source: Source, converted: Mapping[str, nn.Module]) -> nn.Module:

@@ -15,6 +15,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from ceconv_convert.files.source import Source
+
 _NESTS = (
     "state_dict",
     "model_state_dict",
@@ -59,6 +61,11 @@ def find_weights(found: object, nest: tuple[str, ...] = ()) -> Weights | nn.Modu
         return Weights(found, nest)
     inner = (find_weights(found[name], (*nest, name)) for name in _NESTS if name in found)
     return next((weights for weights in inner if weights is not None), None)
+
+
+def is_checkpoint(source: Source) -> bool:
+    """Whether a file holds weights, and not a whole module."""
+    return isinstance(find_weights(source.content), Weights)
 
 
 def describe(content: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ceconv_convert.architectures.recognize import recognize
+from ceconv_convert.architectures.registry import recognize
 from ceconv_convert.checkpoint.container import (
     Weights,
     describe,
@@ -16,11 +16,7 @@ from ceconv_convert.checkpoint.container import (
     published_keys,
     without_prefix,
 )
-from ceconv_convert.checkpoint.migrate import is_migrated
-from ceconv_convert.checkpoint.names import import_from
-from ceconv_convert.checkpoint.sanity import check_tensors
-from ceconv_convert.checkpoint.skeleton import check_skeleton
-from ceconv_convert.checkpoint.source import Source, read_source
+from ceconv_convert.checkpoint.state_dict import is_migrated
 from ceconv_convert.errors import (
     FOREIGN_FAILURES,
     NothingToConvertError,
@@ -28,7 +24,11 @@ from ceconv_convert.errors import (
     UnreadableInputError,
     first_line,
 )
-from ceconv_convert.modules import unwrapped
+from ceconv_convert.files.class_names import import_from
+from ceconv_convert.files.sanity import check_tensors
+from ceconv_convert.files.skeleton import check_skeleton
+from ceconv_convert.files.source import Source, read_source
+from ceconv_convert.surgery.wrappers import unwrapped
 
 
 def load(

@@ -1,147 +1,260 @@
-"""State dict → state dict, without any module."""
+"""File → file: the weights of a checkpoint in the other form, and everything else as it was."""
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
-from typing import Literal
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ceconv_convert.errors import NothingToConvertError, StateDictError
-from ceconv_convert.kernel.circular import (
-    from_circular,
-    from_lifting_conv3d_weight,
-    lifting_conv3d_weight,
-    to_circular,
+from ceconv_convert.checkpoint.container import (
+    Weights,
+    describe,
+    find_copies,
+    find_weights,
+    own_keys,
+    published_keys,
+    with_item,
+    without_prefix,
 )
-from ceconv_convert.kernel.color import color_order
-from ceconv_convert.read.tensors import TensorLayer, find_layers
+from ceconv_convert.checkpoint.optimizer import carry_all_over
+from ceconv_convert.checkpoint.state_dict import (
+    Direction,
+    effective_weight,
+    layers_to_migrate,
+    migrate_state_dict,
+    moved,
+)
+from ceconv_convert.conversion.read_state_dict import TensorLayer
+from ceconv_convert.errors import (
+    ConversionError,
+    StateDictError,
+    UnreadableInputError,
+    VerificationError,
+)
+from ceconv_convert.files import provenance
+from ceconv_convert.files.safetensors_io import (
+    Stored,
+    bytes_of,
+    is_safetensors,
+    open_stored,
+    write_stored,
+)
+from ceconv_convert.files.sanity import check_tensors
+from ceconv_convert.files.save import save_object, save_tensors
+from ceconv_convert.files.source import Source, files_of, read_source, sha256_of, unchanged
+from ceconv_convert.files.staging import Staging
+from ceconv_convert.files.system import name_of
 
-Direction = Literal["conv3d", "ceconv"]
-_DIMENSIONS = 5
-"""Of every color-equivariant weight, and of a Conv3d's."""
+
+@dataclass(frozen=True, eq=False)
+class Migrated:
+    """A checkpoint's content in the other form.
+
+    Attributes:
+        content: the container, or the state dict itself.
+        nest: the keys that lead to the weights.
+        layers: of the weights, before the migration.
+        notes: a line on each thing that is not simply kept.
+    """
+
+    content: Mapping[str, Any]
+    nest: tuple[str, ...]
+    layers: tuple[TensorLayer, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The migrated weights."""
+        found: Any = self.content
+        for key in self.nest:
+            found = found[key]
+        weights: Mapping[str, Tensor] = found
+        return weights
 
 
-def migrate_state_dict(
-    state: Mapping[str, Tensor], to: Direction = "conv3d", *, hidden: Collection[str] | None = None
-) -> OrderedDict[str, Tensor]:
-    """The weights of the other form: ``convert(m).load_state_dict(migrate_state_dict(m.state_dict()))``.
+def migrate_checkpoint(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    to: Direction = "conv3d",
+    hidden: Collection[str] | None = None,
+    allow: Iterable[str] = (),
+    unsafe: bool = False,
+    force: bool = False,
+) -> list[str]:
+    """Migrate the weights in a file, without model code; the container around them is kept.
 
-    Keys keep their names and order, under any prefix; tensors keep their dtype and device; those that are
-    shared stay shared, and what belongs to no color-equivariant layer is passed on as it is. A separable
-    layer becomes a hidden one, and comes back as one: its factors are gone.
+    Epoch, hyper-parameters and other keys stay as they are. Copies of the weights (averages) go along.
+    An optimizer's state moves with its weights; that of a separable layer's factors is dropped. From
+    safetensors to safetensors no more than a layer is in memory at a time.
 
     Args:
-        state: a state dict; it is not changed.
+        source: a checkpoint in torch's formats, or safetensors (or the index of its shards).
+        target: the file to write: ``.safetensors`` takes the weights alone, any other suffix the container.
         to: ``conv3d``, or ``ceconv`` for the way back.
-        hidden: names of the hidden layers, where their weights cannot be told from those of a plain Conv3d.
+        hidden: see ``migrate_state_dict``.
+        allow: further classes that the file may name, ``package.module.Class``.
+        unsafe: run whatever the file's pickle says.
+        force: overwrite ``target``.
 
     Returns:
-        The migrated state dict; without separable layers, there and back is the identity, bit for bit.
+        A line on each thing that is not simply kept.
 
     Raises:
-        StateDictError: where keys are ambiguous, or the state dict is in both forms at once; they are named.
-        NothingToConvertError: where it has no layers, or is in the form asked for already.
-
-    >>> from ceconv_convert.layers import CEConv2d
-    >>> state = CEConv2d(3, 3, 4, 8, 3).state_dict()
-    >>> [(key, list(tensor.shape)) for key, tensor in migrate_state_dict(state).items()]
-    [('weight', [8, 4, 3, 3, 3]), ('bias', [8])]
+        UnreadableInputError: for a file that is missing, damaged or holds no weights.
+        StateDictError, NothingToConvertError: as ``migrate_state_dict`` does.
+        OutputError: where ``target`` exists, is a file of the source's, or cannot be written.
     """
-    layers = layers_to_migrate(state, to, hidden)
-    migrated: OrderedDict[str, Tensor] = OrderedDict(state)
-    if hasattr(state, "_metadata"):
-        vars(migrated)["_metadata"] = state._metadata  # module versions, which torch keeps beside the tensors
-    made: dict[tuple[object, ...], Tensor] = {}
-    for layer in layers:
-        order = None if layer.matrix is None else color_order(layer.matrix)
-        key = (_identity(layer.weight), _identity(layer.pointwise), order)
-        if key not in made:
-            made[key] = moved(layer, effective_weight(layer), to).clone(memory_format=torch.contiguous_format)
-        migrated[f"{layer.name}weight"] = made[key]
-        migrated.pop(f"{layer.name}pointwise_weight", None)
-    return migrated
+    path, output = Path(source), Path(target)
+    with Staging(files_of(path), force=force) as staging:
+        staged = staging.path_for(output)
+        if is_safetensors(path) and is_safetensors(output):
+            notes: list[str] = []
+            _stream(path, staged, to, hidden)
+        else:
+            found = read_source(path, allow, unsafe=unsafe)
+            try:
+                migrated = migrate_content(found, to, hidden)
+            except UnreadableInputError as error:
+                raise UnreadableInputError(f"{path}: {error}") from error
+            made = provenance.record(
+                name_of(path), found.sha256, to, map(layer_as_data, migrated.layers), None
+            )
+            notes = save_migrated(migrated, staged, made)
+        staging.commit()
+    return notes
 
 
-def layers_to_migrate(
-    state: Mapping[str, Tensor], to: Direction, hidden: Collection[str] | None = None
-) -> list[TensorLayer]:
-    """The layers of ``state``, which are not in the form asked for.
+def migrate_content(
+    source: Source, to: Direction = "conv3d", hidden: Collection[str] | None = None
+) -> Migrated:
+    """What a checkpoint holds, migrated; ``source`` is not changed.
 
-    Only the numbers of color matrices are looked at; other tensors may be on the meta device.
+    Args:
+        source: it holds a container, or a state dict.
+        to: ``conv3d`` or ``ceconv``.
+        hidden: names of hidden layers, as the file has them or as the network does.
 
     Raises:
+        UnreadableInputError: where it holds no weights.
         StateDictError, NothingToConvertError: as ``migrate_state_dict`` does.
     """
-    if to not in ("conv3d", "ceconv"):
-        raise StateDictError(f"to is 'conv3d' or 'ceconv', found {to!r}")
-    layers = find_layers(state, hidden)
-    _check_direction(layers, to)
-    return layers
+    content = source.content
+    weights = find_weights(content)
+    if isinstance(weights, nn.Module):
+        raise UnreadableInputError("it holds a whole module, not weights: convert that instead")
+    if weights is None or not isinstance(content, Mapping):
+        raise UnreadableInputError(f"it holds {describe(content)}: no weights")
+    check_tensors(weights.tensors, source.path)
+    layers = tuple(layers_to_migrate(weights.tensors, to, _hidden_of(weights, hidden)))
+    migrated: Mapping[str, Any] = content
+    notes = []
+    for copy in find_copies(content, weights):
+        try:
+            check_tensors(copy.tensors, source.path)
+            moved_copy = migrate_state_dict(copy.tensors, to, hidden=_hidden_of(copy, hidden))
+        except ConversionError as error:
+            if copy.nest == weights.nest:
+                raise
+            notes.append(f"{'.'.join(copy.nest)}: kept as it is: {error}")
+        else:
+            migrated = with_item(migrated, copy.nest, moved_copy) if copy.nest else moved_copy
+    migrated, on_optimizers = carry_all_over(migrated, weights.tensors, layers, to)
+    return Migrated(migrated, weights.nest, layers, (*notes, *on_optimizers))
 
 
-def effective_weight(layer: TensorLayer) -> Tensor:
-    """The weight, with the factors of a separable layer multiplied."""
-    return layer.weight if layer.pointwise is None else layer.pointwise * layer.weight
+def save_migrated(migrated: Migrated, path: Path, made: provenance.Record) -> list[str]:
+    """Write a migrated checkpoint; a line on each thing that is not simply kept."""
+    if is_safetensors(path):
+        save_tensors(migrated.tensors, path, made)
+        others = [str(key) for key in migrated.content if key != migrated.nest[0]] if migrated.nest else []
+        return [f"{', '.join(others)}: left out, safetensors holds tensors alone"] if others else []
+    save_object(_with_provenance(migrated, made), path)
+    return list(migrated.notes)
 
 
-def moved(layer: TensorLayer, tensor: Tensor, to: Direction) -> Tensor:
-    """``tensor``, of the shape of the layer's effective weight, as it is laid out in the other form.
-
-    A bijection that moves numbers and changes none: what an optimizer remembers of each number goes along.
-    """
-    if layer.matrix is None:
-        return to_circular(tensor) if to == "conv3d" else from_circular(tensor)
-    order = color_order(layer.matrix)
-    if to == "conv3d":
-        return lifting_conv3d_weight(tensor, order)
-    return from_lifting_conv3d_weight(tensor, order)
-
-
-def is_migrated(state: Mapping[str, Tensor]) -> bool:
-    """Whether lifting layers are in the form ``conv3d`` already; without one the tensors do not tell."""
-    lifting = [
-        TensorLayer(key.removesuffix("weight"), "lifting", weight, matrix=matrix)
-        for key, weight in state.items()
-        if key.split(".")[-1] == "weight"
-        and weight.dim() == _DIMENSIONS
-        and (matrix := state.get(f"{key.removesuffix('weight')}transformation_matrix")) is not None
-        and matrix.shape == (3, 3)
-        and matrix.is_floating_point()
-    ]
-    return any(_form(layer) == "conv3d" for layer in lifting)
+def check_same(migrated: Migrated, network: nn.Module) -> None:
+    """Raise VerificationError where the migrated weights are not, bit by bit, those of ``network``."""
+    expected = network.state_dict()
+    for names in (published_keys, without_prefix):
+        found = names(migrated.tensors)
+        if found.keys() <= expected.keys():
+            different = [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])]
+            if not different:
+                return
+            raise VerificationError(f"the migrated weights differ from the network's: {', '.join(different)}")
+    raise VerificationError("the migrated weights have other names than the network's")
 
 
-def _check_direction(layers: list[TensorLayer], to: Direction) -> None:
-    if not layers:
-        raise NothingToConvertError("the state dict has no color-equivariant layer")
-    found: dict[str, list[str]] = {"conv3d": [], "ceconv": []}
-    for layer in layers:
-        form = _form(layer)
-        if form is not None:
-            found[form].append(layer.name.rstrip(".") or "the root")
-    if all(found.values()):
-        sides = "; ".join(f"{form}: {', '.join(names)}" for form, names in found.items())
-        raise StateDictError(f"the state dict is in both forms at once ({sides})")
-    if found[to]:
-        raise NothingToConvertError(f"the state dict is in {to} form already: see {', '.join(found[to])}")
+def layer_as_data(layer: TensorLayer) -> dict[str, object]:
+    """A layer of a state dict, for the record."""
+    weight = effective_weight(replace(layer, matrix=None))
+    return {"name": layer.name.rstrip("."), "kind": layer.kind, "weight": list(weight.shape)}
 
 
-def _form(layer: TensorLayer) -> Direction | None:
-    """The form that a layer's tensors are in; None where they look the same in both."""
-    if layer.pointwise is not None:
-        return "ceconv"
-    if layer.matrix is None or (layer.weight.shape[1] != 3 and layer.weight.shape[2] == 1):
+def _with_provenance(migrated: Migrated, made: provenance.Record) -> Mapping[str, Any]:
+    """In a container under a key; in a bare state dict where torch keeps the versions of modules."""
+    if migrated.nest:
+        return with_item(migrated.content, (provenance.KEY,), made)
+    state = OrderedDict(migrated.content)
+    metadata = OrderedDict(getattr(migrated.content, "_metadata", {}))
+    metadata[""] = {**metadata.get("", {}), provenance.KEY: made}
+    vars(state)["_metadata"] = metadata
+    return state
+
+
+def _hidden_of(weights: Weights, hidden: Collection[str] | None) -> list[str] | None:
+    """Those of ``hidden`` in this state dict, by its own names: it may have a prefix of its own."""
+    if hidden is None:
         return None
-    if layer.weight.shape[2] == 3:
-        return "conv3d"
-    return None if color_order(layer.matrix) == "same" else "ceconv"
+    names = {}
+    for own, plain in zip(own_keys(weights.tensors), published_keys(weights.tensors), strict=True):
+        if own.split(".")[-1] == "weight":
+            layer = own.removesuffix("weight").rstrip(".")
+            names[layer] = names[plain.removesuffix("weight").rstrip(".")] = layer
+    missing = sorted(set(hidden) - names.keys())
+    if missing:
+        raise StateDictError(f"there are no hidden layers {', '.join(missing)} in the state dict")
+    return [names[name] for name in hidden]
 
 
-def _identity(tensor: Tensor | None) -> object:
-    if tensor is None:
-        return None
-    place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
-    return (*place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
+def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | None) -> None:
+    """Safetensors → safetensors, a layer at a time."""
+    with unchanged(files_of(path)):
+        stored = open_stored(path)
+        state = {
+            name: tensor.read() if name.endswith("transformation_matrix") else tensor.empty()
+            for name, tensor in stored.tensors.items()
+        }
+        layers = layers_to_migrate(state, to, _hidden_of(Weights(state), hidden))
+        made = provenance.record(name_of(path), sha256_of(stored.files), to, map(layer_as_data, layers), None)
+        by_weight = {f"{layer.name}weight": layer for layer in layers}
+        for layer in layers:
+            state[f"{layer.name}weight"] = moved(layer, effective_weight(layer), to)
+            state.pop(f"{layer.name}pointwise_weight", None)
+
+        def chunks(name: str) -> Iterator[bytes | memoryview]:
+            layer = by_weight.get(name)
+            if layer is None:
+                yield from stored.tensors[name].chunks()
+            else:
+                full = _filled(layer, stored)
+                yield bytes_of(moved(full, effective_weight(full), to))
+
+        write_stored(staged, state, chunks, {**stored.metadata, provenance.KEY: provenance.as_text(made)})
+
+
+def _filled(layer: TensorLayer, stored: Stored) -> TensorLayer:
+    """A layer found among empty tensors, with its numbers."""
+    pointwise = stored.tensors.get(f"{layer.name}pointwise_weight")
+    return replace(
+        layer,
+        weight=stored.tensors[f"{layer.name}weight"].read(),
+        pointwise=None if pointwise is None else pointwise.read(),
+    )

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ceconv_convert.checkpoint.migrate import Direction, moved
-from ceconv_convert.read.tensors import TensorLayer, has_numbers
+from ceconv_convert.checkpoint.state_dict import Direction, moved
+from ceconv_convert.conversion.read_state_dict import TensorLayer, has_numbers
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -31,10 +31,10 @@ def hue_rotation_matrix(rotations: int, dtype: torch.dtype = torch.float32) -> T
     """
     if rotations < 1:
         raise SpecError(f"a hue circle has at least 1 rotation, found {rotations}")
-    return hue_turn(360 / rotations).to(dtype)
+    return rotation_about_grey(360 / rotations).to(dtype)
 
 
-def hue_turn(degrees: float) -> Tensor:
+def rotation_about_grey(degrees: float) -> Tensor:
     """The matrix of a hue rotation by any angle, ``[3, 3]``, float64."""
     angle = math.radians(degrees)
     cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64) / math.sqrt(3)

@@ -42,7 +42,7 @@ _SETTINGS: dict[Any, Any] = {
 
 
 def error_per_layer(verdicts: Sequence[Mapping[str, Any]]) -> str | None:
-    """Each layer's distance from the referee, in the network, relative to its features; None without layers.
+    """Each layer's error in the network, relative to its features; None without layers.
 
     Grey is the original; a line a candidate; dashed is what passes. Layers that are off are crossed, at the
     upper edge where their error is not finite.
@@ -109,7 +109,7 @@ def hue_wheel(hue: Mapping[str, Any], what: str) -> str:
 
 def timing_bars(bench: Mapping[str, Any]) -> str:
     """A bar a candidate, its median time; the dark part is what its multiplications alone would take."""
-    from ceconv_convert.bench import time_as_text, title  # it brings torch along
+    from ceconv_convert.bench.bench_table import time_as_text, title
 
     rows = bench["rows"]
     with _drawing("times"):

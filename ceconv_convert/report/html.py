@@ -40,7 +40,8 @@ def _bench(bench: dict[str, Any] | None) -> dict[str, Any]:
     """The bars, and the table as on the terminal."""
     if bench is None:
         return {"times": None}
-    from ceconv_convert.bench import HEADINGS, Row, row_as_texts  # it brings torch along
+    from ceconv_convert.bench.bench_table import HEADINGS, row_as_texts
+    from ceconv_convert.bench.measure import Row
 
     rows = (
         Row(**{**row, "error": math.nan if row["error"] is None else row["error"]}) for row in bench["rows"]

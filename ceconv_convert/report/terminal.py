@@ -24,9 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ceconv_convert.bench import Bench
-    from ceconv_convert.rewrite import Plan
-    from ceconv_convert.verification import Verdict
+    from ceconv_convert.bench.measure import Bench
+    from ceconv_convert.conversion.rows import Plan
+    from ceconv_convert.verification.verdict import Verdict
 
 _RIGHT = frozenset({"before", "after"})
 _TABLE_WIDTH = 160
@@ -58,7 +58,7 @@ class Terminal:
 
     def plan(self, plan: Plan) -> None:
         """The table of layers."""
-        from ceconv_convert.rewrite.table import HEADINGS, refusals, row_as_cells, totals
+        from ceconv_convert.conversion.plan_table import HEADINGS, refusals, row_as_cells, totals
 
         if self._quiet:
             return
@@ -69,7 +69,7 @@ class Terminal:
 
     def bench(self, bench: Bench) -> None:
         """The table of candidates, the fastest in each runtime in bold."""
-        from ceconv_convert.bench import HEADINGS, bench_as_lines, row_as_texts
+        from ceconv_convert.bench.bench_table import HEADINGS, bench_as_lines, row_as_texts
 
         if self._quiet:
             return
@@ -107,7 +107,7 @@ class Terminal:
 
     def wrote(self, path: Path) -> None:
         """What was written, and its size."""
-        from ceconv_convert.rewrite.table import bytes_as_text
+        from ceconv_convert.conversion.plan_table import bytes_as_text
 
         self.line(f"wrote {path} ({bytes_as_text(path.stat().st_size)})")
 

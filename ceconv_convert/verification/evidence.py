@@ -1,4 +1,4 @@
-"""What a candidate is judged by: inputs, the original's outputs, the referee's outputs. Gathered once."""
+"""What a candidate is judged by: inputs, the original's outputs, the reference's outputs. Gathered once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from torch.nn.parameter import is_lazy
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.verification.decisions import decide
-from ceconv_convert.verification.inputs import (
+from ceconv_convert.verification.layers import LayerEvidence, evidence_on, random_evidence
+from ceconv_convert.verification.reference import make_original, make_reference
+from ceconv_convert.verification.running import Outputs, run_module
+from ceconv_convert.verification.sensitivity import Sensitivity
+from ceconv_convert.verification.shapes import (
     BATCHES,
     Shape,
     as_text,
@@ -26,10 +30,6 @@ from ceconv_convert.verification.inputs import (
     random_input,
     why_not,
 )
-from ceconv_convert.verification.layers import LayerEvidence, evidence_on, random_evidence
-from ceconv_convert.verification.referee import make_original, make_referee
-from ceconv_convert.verification.running import Outputs, run_module
-from ceconv_convert.verification.sensitivity import Sensitivity
 from ceconv_convert.verification.soundness import check_original, check_repeatable
 from ceconv_convert.verification.steps import leaf_names
 from ceconv_convert.verification.symmetry import Turn, turn_through
@@ -43,7 +43,7 @@ _Case = tuple[Tensor, Outputs, Outputs]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Inputs with the outputs of the original and of the referee.
+    """Inputs with the outputs of the original and of the reference.
 
     Attributes:
         shape: of one input, without the batch.
@@ -51,9 +51,9 @@ class Evidence:
         dtype: the network's.
         inputs: seeded random, batches of 1, 2 and 5, at one image size or two.
         original: the original's outputs, in eval mode.
-        exact: the referee's outputs, float64.
+        exact: the reference's outputs, float64.
         layers: each color-equivariant layer by itself, by name: on a random input, then on what it sees.
-        walk: the original and the referee step by step, on the first input.
+        walk: the original and the reference step by step, on the first input.
         turn: the first input with its hue turned, and what is expected; a text where there is no hue to turn.
         network: the original's copy in eval mode, which runs.
         reference: its copy in float64, with its layers in closed form.
@@ -101,7 +101,7 @@ class Evidence:
         if self.fixed_size is not None:
             lines.append(f"one image size alone, since the network takes no other: {self.fixed_size}")
         tolerance = f"{MULTIPLE} × the original's own error + {FLOOR + 1} roundings of the largest output"
-        return [*lines, f"errors: worst distance from a float64 referee; tolerance: {tolerance}"]
+        return [*lines, f"errors: worst distance from a float64 reference; tolerance: {tolerance}"]
 
     def fitting(self, declared: Sequence[int | None]) -> Evidence:
         """The inputs that a file takes; all where it takes none of them, which then shows.
@@ -167,7 +167,7 @@ def gather(
     labels: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Evidence:
-    """Run ``model`` and its referee on random inputs, and on the user's. ``model`` is not changed.
+    """Run ``model`` and its reference on random inputs, and on the user's. ``model`` is not changed.
 
     Args:
         model: the original, in any mode and floating dtype.
@@ -191,7 +191,7 @@ def gather(
     dtype, device = dtype_of(original), device_of(original)
     if device.type == "meta":
         raise VerificationError("the model is on the meta device and has no numbers: load its weights first")
-    referee, specs = make_referee(model)
+    reference, specs = make_reference(model)
     first = next(iter(specs.values()), None)
     if data is not None:
         taken = find_shape(original, tuple(data.shape[1:]), first)
@@ -216,15 +216,15 @@ def gather(
     for x in inputs:
         outputs.append(_run_or_say(original, x, f"the original does not run on {as_text(tuple(x.shape))}"))
         advance()
-        without = "the network does not run in float64, which the referee needs"
-        exact.append(_run_or_say(referee, x.double(), without))
+        without = "the network does not run in float64, which the reference needs"
+        exact.append(_run_or_say(reference, x.double(), without))
         advance()
     if not any(output.numel() for found in outputs for output in found):
         raise VerificationError("the original gives no numbers, and nothing can be compared with it")
     names = leaf_names(original, specs)
-    sensitivity = Sensitivity(referee, names, torch.finfo(dtype).eps)
-    walk = walk_through(original, referee, specs, inputs[0], sensitivity)
-    turn = turn_through(original, referee, specs, inputs[0], sensitivity)
+    sensitivity = Sensitivity(reference, names, torch.finfo(dtype).eps)
+    walk = walk_through(original, reference, specs, inputs[0], sensitivity)
+    turn = turn_through(original, reference, specs, inputs[0], sensitivity)
     layers = {}
     modules = dict(original.named_modules(remove_duplicate=False))
     for name, spec in specs.items():
@@ -250,7 +250,7 @@ def gather(
         walk=walk,
         turn=turn,
         network=original,
-        reference=referee,
+        reference=reference,
         seed=seed,
         specs=specs,
         sensitivity=sensitivity,

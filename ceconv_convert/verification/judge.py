@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, first_line
-from ceconv_convert.modules import TargetLayer, copy_model
+from ceconv_convert.forms.target import TargetLayer
+from ceconv_convert.surgery.copying import copy_model
 from ceconv_convert.verification.decisions import accuracy
 from ceconv_convert.verification.distance import distance, distances, largest
 from ceconv_convert.verification.evidence import Evidence, Progress
-from ceconv_convert.verification.inputs import as_text
 from ceconv_convert.verification.layers import check_layer, mismatch
 from ceconv_convert.verification.running import Outputs, run_module
+from ceconv_convert.verification.shapes import as_text
 from ceconv_convert.verification.steps import Step, record
 from ceconv_convert.verification.symmetry import Turn
 from ceconv_convert.verification.verdict import (

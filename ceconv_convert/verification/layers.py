@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ceconv_convert.errors import FOREIGN_FAILURES, first_line
-from ceconv_convert.kernel.norm import scale_and_shift, scaled
-from ceconv_convert.kernel.reference import evaluate
+from ceconv_convert.kernel.batch_norm import scale_and_shift, scaled
+from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.verification.distance import distance, distances, largest
-from ceconv_convert.verification.inputs import as_text
 from ceconv_convert.verification.probe_input import magnitude_for, reach_of, signs
+from ceconv_convert.verification.shapes import as_text
 from ceconv_convert.verification.verdict import LayerCheck, Measure, floor
 
 _STORED = 4
@@ -169,7 +169,7 @@ def mismatch(found: Tensor, wanted: Tensor, truth: Tensor) -> str | None:
         return f"it gives shape {as_text(tuple(found.shape))}, the original {as_text(tuple(wanted.shape))}"
     if found.dtype != wanted.dtype:
         return f"it gives {found.dtype}, the original {wanted.dtype}"
-    for tensor, whose in ((truth, "the referee"), (wanted, "the original"), (found, "it")):
+    for tensor, whose in ((truth, "the reference"), (wanted, "the original"), (found, "it")):
         if not bool(torch.isfinite(tensor).all()):
             return f"{whose} gives NaN or Inf"
     return None

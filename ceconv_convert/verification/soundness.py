@@ -51,6 +51,6 @@ def check_original(
         own, scale = distance(output, truth), largest(truth)
         if own > _bound(dtype) * scale and not own <= MULTIPLE * moved()[index]:
             raise VerificationError(
-                f"the original is {own:.1e} from its own float64 referee, on outputs up to {scale:.1e}: "
+                f"the original is {own:.1e} from its own float64 reference, on outputs up to {scale:.1e}: "
                 "too far to judge anything by it"
             )

@@ -2,7 +2,7 @@
 
 For a lifting layer with a hue matrix M, M^N = 1: ``(M^r w) · (M x) = (M^(r-1) w) · x``, so that rotation r of
 the features of ``M x`` is rotation r - 1 of those of ``x``. Lengyel et al., NeurIPS 2023, section 3.2.
-Whether a layer is equivariant by design is not guessed: the float64 referee shows it.
+Whether a layer is equivariant by design is not guessed: the float64 reference shows it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Turn:
         return Symmetry(name, expected.reason, expected.original / scale, relative, problem)
 
 
-def turn_hue(x: Tensor, specs: Mapping[str, KernelSpec]) -> Tensor | str:
+def rotate_hue(x: Tensor, specs: Mapping[str, KernelSpec]) -> Tensor | str:
     """The input with its hue turned by one rotation, or why it has none."""
     lifting = [spec for spec in specs.values() if spec.kind == "lifting" and spec.out_rotations > 1]
     if not lifting:
@@ -113,7 +113,7 @@ def turn_hue(x: Tensor, specs: Mapping[str, KernelSpec]) -> Tensor | str:
 def expect(
     plain: Tensor, turned: Tensor, exact: Tensor, exact_turned: Tensor, spec: KernelSpec
 ) -> Expectation:
-    """What is expected of a layer's features, by what the referee's do."""
+    """What is expected of a layer's features, by what the reference's do."""
     scale = largest(exact)
     own = rolled_distance(plain, turned)
     if rolled_distance(exact, exact_turned) <= _BY_DESIGN * torch.finfo(plain.dtype).eps * scale:
@@ -126,7 +126,7 @@ def expect(
 
 
 def expect_output(plain: Tensor, turned: Tensor, exact: Tensor, exact_turned: Tensor) -> Expectation:
-    """What is expected of the network's output, by what the referee's does."""
+    """What is expected of the network's output, by what the reference's does."""
     scale = largest(exact)
     rounding = torch.finfo(plain.dtype).eps if plain.dtype.is_floating_point else 0.0  # decisions are exact
     stays = distance(exact, exact_turned) <= _BY_DESIGN * rounding * scale
@@ -147,7 +147,7 @@ def turn_through(
     sensitivity: Sensitivity,
 ) -> Turn | str:
     """What becomes of the original's features and output when the hue of ``x`` turns; or why it has none."""
-    turned = turn_hue(x, specs)
+    turned = rotate_hue(x, specs)
     if isinstance(turned, str):
         return turned
     found = [record(original, image, specs) for image in (x, turned)]

@@ -1,8 +1,8 @@
 """The verdict, and where its tolerance comes from.
 
-An output is judged by its distance from the float64 referee, beside the original's own distance:
+An output is judged by its distance from the float64 reference, beside the original's own distance:
 
-    error ≤ 4 · (the original's own error) + (eps + 16 · eps₃₂) · max |referee|
+    error ≤ 4 · (the original's own error) + (eps + 16 · eps₃₂) · max |reference|
 
 with eps of the model's dtype and eps₃₂ of the arithmetic: float32's, or the dtype's where that is finer. The
 first term says: about as close to exact arithmetic as the original is. The second covers the original that
@@ -24,7 +24,7 @@ MULTIPLE = 4
 FLOOR = 16
 """… plus this many roundings of the arithmetic, and one of the dtype, of the largest output."""
 
-_REFEREE = 64
+_FLOAT64 = 64
 
 PRODUCTS = 32
 """Likewise of a single layer, of the sum of its absolute products."""
@@ -33,7 +33,7 @@ PRODUCTS = 32
 def floor(dtype: torch.dtype, roundings: int = FLOOR, *, stored: int = 1) -> float:
     """``stored`` roundings of ``dtype`` and ``roundings`` of the arithmetic; 0 for integers and bools.
 
-    In float64 the referee is no more exact than what it judges, and has its own roundings.
+    In float64 the reference is no more exact than what it judges, and has its own roundings.
 
     >>> floor(torch.float32) / torch.finfo(torch.float32).eps, floor(torch.int64)
     (17.0, 0.0)
@@ -41,18 +41,18 @@ def floor(dtype: torch.dtype, roundings: int = FLOOR, *, stored: int = 1) -> flo
     if not dtype.is_floating_point:
         return 0.0
     eps = torch.finfo(dtype).eps
-    own = _REFEREE if dtype == torch.float64 else 0
+    own = _FLOAT64 if dtype == torch.float64 else 0
     return stored * eps + (roundings + own) * min(eps, torch.finfo(torch.float32).eps)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Distances from the referee.
+    """Distances from the reference.
 
     Attributes:
         error: the candidate's, worst absolute.
         original_error: the original's own.
-        scale: largest absolute value of the referee's output.
+        scale: largest absolute value of the reference's output.
         dtype: the model's; of an output of integers or bools, its own.
         reach: largest sum of absolute products behind an output, where it is known: what roundings of the
             arithmetic are relative to. Else they are taken relative to ``scale``.

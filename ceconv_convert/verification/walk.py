@@ -1,6 +1,6 @@
 """Where along the network a candidate leaves the original: step by step, or by the values of a graph.
 
-Every step is measured as outputs are: its distance from the referee beside the original's own.
+Every step is measured as outputs are: its distance from the reference beside the original's own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.modules import wrapper_prefix
+from ceconv_convert.surgery.wrappers import wrapper_prefix
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.layouts import Layouts
 from ceconv_convert.verification.sensitivity import Sensitivity
@@ -28,12 +28,12 @@ _TIE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Walk:
-    """The original and its referee on one input, step by step.
+    """The original and its reference on one input, step by step.
 
     Attributes:
         input: a batch of 1.
         original: the original's steps.
-        exact: the referee's outputs by step.
+        exact: the reference's outputs by step.
         layers: names of the color-equivariant layers.
         prefix: of all names, by the wrappers around the network: an ONNX file is without them.
         sensitivity: how far roundings may move the features.

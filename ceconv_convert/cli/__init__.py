@@ -1,0 +1,1 @@
+"""The command line: options, a run, the exit code."""

@@ -1,0 +1,1 @@
+"""Find the layers of a model or state dict, plan, and convert."""

@@ -1,0 +1,143 @@
+"""Replace every color-equivariant layer of a model by its form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ceconv_convert.conversion.find import find_sites
+from ceconv_convert.conversion.plan import plan_sites
+from ceconv_convert.conversion.read_module import Refusal
+from ceconv_convert.conversion.rows import Plan
+from ceconv_convert.errors import NothingToConvertError, RefusedLayerError
+from ceconv_convert.forms.table import form_named
+from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.surgery.copying import copy_model
+from ceconv_convert.surgery.replace import replace_modules
+
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_is_full_backward_hook",
+)
+
+
+def convert(
+    model: nn.Module,
+    form: str = "conv3d",
+    *,
+    inplace: bool = False,
+    strict: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> nn.Module:
+    """A model that computes the same without ``CEConv2d``.
+
+    Every layer keeps its attribute name, dtype, device, ``requires_grad`` and mode; a module in two places
+    stays one module, parameters tied between layers stay tied, and hooks are kept. The root itself may be
+    a layer. A parametrized weight becomes the weight that it acts as, in eval mode.
+
+    Args:
+        model: any module.
+        form: ``conv3d`` (circular), ``conv2d`` (expanded) or ``fourier`` (fewest multiplications).
+        inplace: replace the layers inside ``model``; otherwise ``model`` is copied, and left as it was.
+        strict: raise where a layer is refused; otherwise leave it, and ``plan`` says so.
+        progress: called with layers done and layers in all.
+
+    Returns:
+        The converted model: ``model`` itself if ``inplace``, unless the root was a layer.
+
+    Raises:
+        NothingToConvertError: where there is no layer (left) to convert.
+        RefusedLayerError: where a layer is refused and ``strict``.
+        ConversionError: where ``model`` cannot be copied.
+        SpecError: for a form that does not exist.
+
+    >>> import torch
+    >>> from ceconv_convert.layers import CEConv2d
+    >>> converted = convert(nn.Sequential(CEConv2d(1, 3, 3, 8, 3), CEConv2d(3, 3, 8, 4, 3)))
+    >>> converted[1].weight.shape, converted(torch.zeros(1, 3, 9, 9)).shape
+    (torch.Size([4, 8, 3, 3, 3]), torch.Size([1, 4, 3, 5, 5]))
+    """
+    build = form_named(form).build
+    return replace_layers(model, build, form, inplace=inplace, strict=strict, progress=progress)
+
+
+def replace_layers(
+    model: nn.Module,
+    build: Callable[[KernelSpec], nn.Module],
+    form: str,
+    *,
+    inplace: bool = False,
+    strict: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> nn.Module:
+    """As ``convert``, with what ``build`` makes of a spec; ``form`` is its name in the plan."""
+    model = model if inplace else copy_model(model)
+    sites = find_sites(model)
+    check_plan(plan_sites(model, sites, form), strict=strict)
+    replacements: dict[nn.Module, nn.Module] = {}
+    tied: dict[tuple[object, ...], list[nn.Parameter]] = {}
+    for done, site in enumerate(sites):
+        if isinstance(site.reading, Refusal):
+            continue
+        with torch.inference_mode(False), torch.enable_grad():  # requires_grad follows through the algebra
+            layer = build(site.reading.spec)
+        _dress(layer, site.module)
+        _tie(layer, site.module, tied)
+        replacements[site.module] = layer
+        if progress is not None:
+            progress(done + 1, len(sites))
+    return replace_modules(model, replacements)
+
+
+def check_plan(plan: Plan, *, strict: bool = True) -> None:
+    """Raise where a plan has nothing to convert, or refuses a layer and ``strict``."""
+    if not plan.rows:
+        if plan.converted:
+            layers = "its layer is" if plan.converted == 1 else f"all {plan.converted} layers are"
+            raise NothingToConvertError(f"nothing is left to convert: {layers} converted already")
+        raise NothingToConvertError("there is nothing to convert: the model has no CEConv2d layer")
+    if strict and plan.refused:
+        reasons = "; ".join(f"{row.name or 'the root module'}: {row.refusal}" for row in plan.refused)
+        count = f"{len(plan.refused)} of {len(plan)} layers cannot be converted exactly"
+        raise RefusedLayerError(f"{count}: {reasons}")
+
+
+def _dress(layer: nn.Module, source: nn.Module) -> None:
+    """Give ``layer`` the mode and hooks of the layer that it replaces."""
+    layer.train(source.training)
+    for name in _HOOKS:
+        if name in vars(source):
+            setattr(layer, name, getattr(source, name))
+
+
+def _tie(layer: nn.Module, source: nn.Module, tied: dict[tuple[object, ...], list[nn.Parameter]]) -> None:
+    """Where an earlier layer's new parameters are the same function of the same old ones, share them.
+
+    A color matrix is part of that function where the new layer has none of its own; a frozen one is a
+    constant, and where it makes a difference, it shows in the numbers.
+    """
+    baked = getattr(layer, "transformation_matrix", None) is None
+    origins = {
+        name: id(parameter)
+        for name, parameter in source.named_parameters(recurse=False)
+        if name != "transformation_matrix" or (baked and parameter.requires_grad)
+    }
+    bias = origins.pop("bias", None)
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        origin = bias if name == "bias" else tuple(origins.values())
+        if not origin or name == "transformation_matrix":
+            continue  # parametrized: what acts is computed anew for each layer; a matrix stays the very same
+        made = tied.setdefault((name, origin, type(layer)), [])
+        twin = next((other for other in made if torch.equal(other, parameter)), None)
+        if twin is None:
+            made.append(parameter)
+        else:
+            setattr(layer, name, twin)

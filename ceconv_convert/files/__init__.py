@@ -1,0 +1,1 @@
+"""Reading files without running them, and writing files whole or not at all."""

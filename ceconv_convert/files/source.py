@@ -1,0 +1,85 @@
+"""A file that is read once, whole, and known by its SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ceconv_convert.errors import UnreadableInputError
+from ceconv_convert.files.pickles import read_pickle, read_unsafe
+from ceconv_convert.files.safetensors_io import is_safetensors, open_stored
+from ceconv_convert.files.system import stat_of
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a file held.
+
+    Attributes:
+        path: the file, as the user named it.
+        sha256: of its bytes; of a sharded checkpoint, those of the index and its shards in turn.
+        content: the object in it; of safetensors, the tensors by name.
+    """
+
+    path: Path
+    sha256: str
+    content: object
+
+
+def read_source(path: Path, allow: Iterable[str] = (), *, unsafe: bool = False) -> Source:
+    """Read a file that holds a module or weights.
+
+    Raises:
+        UnreadableInputError: where it is missing, damaged, names what is not allowed, or changes meanwhile.
+    """
+    files = files_of(path)
+    with unchanged(files):
+        digest = sha256_of(files)
+        content: object
+        if is_safetensors(path):
+            content = open_stored(path).read()
+        else:
+            content = read_unsafe(path) if unsafe else read_pickle(path, list(allow))
+    return Source(path, digest, content)
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files behind a name: itself, or an index and its shards.
+
+    Raises:
+        UnreadableInputError: where there is none that can be read to its end.
+    """
+    stat_of(path)
+    return open_stored(path).files if is_safetensors(path) else (path,)
+
+
+@contextmanager
+def unchanged(files: tuple[Path, ...]) -> Iterator[None]:
+    """Raise UnreadableInputError where one of ``files`` is another at the end of the block than before it."""
+    before = [_state(file) for file in files]
+    yield
+    for file, state in zip(files, before, strict=True):
+        if _state(file) != state:
+            raise UnreadableInputError(f"{file} changed while it was read: wait until its writer is done")
+
+
+def sha256_of(files: Iterable[Path]) -> str:
+    """Of the bytes of all files in turn, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                while piece := file.read(2**20):
+                    digest.update(piece)
+        except OSError as error:
+            raise UnreadableInputError(f"{path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What tells a file from another one of its name, or from itself after a change."""
+    found = stat_of(path)
+    return (found.st_ino, found.st_size, found.st_mtime_ns)

@@ -1,0 +1,211 @@
+"""``form="conv3d"``: rotations as depth, circular padding over them.
+
+cyclic:   y = conv3d(wrap(x), roll(w, p)) with depth stride 1
+lifting:  y = conv3d(stack of (M^r)ᵀ · x, w) with depth stride 3: since M^r · w meets x as w meets (M^r)ᵀ · x
+
+The zeros around the image stay apart from the wrap: ``padding_mode="circular"`` of torch would wrap the
+image too, so these layers wrap the rotations themselves and give torch the zeros alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ceconv_convert.errors import SpecError
+from ceconv_convert.forms.target import TargetLayer, as_parameter, symmetric_padding
+from ceconv_convert.kernel.circular import (
+    as_cyclic,
+    conv3d_weight,
+    from_circular,
+    from_lifting_conv3d_weight,
+    left_padding,
+    lifting_conv3d_weight,
+    unroll,
+    wrap,
+)
+from ceconv_convert.kernel.color import ColorOrder, color_order, matrix_powers
+from ceconv_convert.kernel.rotation_major import join_planes, split_planes
+from ceconv_convert.kernel.spec import KernelSpec
+
+
+class DepthConv3d(TargetLayer, nn.Conv3d):
+    """What the two share: a ``nn.Conv3d`` whose parameters come from a spec."""
+
+    form = "conv3d"
+
+    def __init__(self, spec: KernelSpec, weight: Tensor, depth_stride: int) -> None:
+        out_channels, in_channels, *kernel_size = weight.shape
+        super().__init__(
+            in_channels,
+            out_channels,
+            (kernel_size[0], kernel_size[1], kernel_size[2]),
+            stride=(depth_stride, *spec.stride),
+            padding=(0, *symmetric_padding(spec)),
+            bias=spec.bias is not None,
+            device="meta",  # the spec's parameters follow; draw no random numbers for these
+            dtype=spec.dtype,
+        )
+        self.take_over(spec)
+        self.weight = as_parameter(weight)
+        self.bias = None if spec.bias is None else as_parameter(spec.bias)
+        matrix = None if spec.matrix is None else as_parameter(spec.matrix)
+        self.register_parameter("transformation_matrix", matrix)
+
+    def to_spec(self) -> KernelSpec:
+        """What the layer computes, exactly: its weight is the spec's, laid out otherwise."""
+        matrix = self._parameters["transformation_matrix"]
+        if matrix is None:
+            weight = from_circular(self.weight)
+        else:
+            weight = from_lifting_conv3d_weight(self.weight, self._order())
+        left, right, top, bottom = self.padding_excess
+        rows, columns = int(self.padding[1]), int(self.padding[2])
+        return KernelSpec(
+            kind="cyclic" if matrix is None else "lifting",
+            weight=weight,
+            bias=self.bias,
+            matrix=matrix,
+            in_rotations=self.in_rotations,
+            out_rotations=self.out_rotations,
+            stride=(self.stride[1], self.stride[2]),
+            padding=((rows + top, rows + bottom), (columns + left, columns + right)),
+        )
+
+    def _order(self) -> ColorOrder:
+        """Of the colors in ``weight``."""
+        return "cycle" if self.kernel_size[0] == 3 and self.in_channels == 3 else "same"
+
+
+class CircularConv3d(DepthConv3d):
+    """A cyclic layer: ``[B, I, N, H, W]`` → ``[B, O, N_out, H', W']``.
+
+    Weight ``[O, I, N, kh, kw]``, rolled by (N - 1) // 2: for odd N without spatial padding, that of
+    ``nn.Conv3d(I, O, (N, kh, kw), padding=((N - 1) // 2, 0, 0), padding_mode="circular")``.
+    A lifting layer with the hue matrix of 120° has a weight ``[O, 1, 3, kh, kw]``, its three colors as
+    rotations, and takes ``[B, 3, H, W]``. It carries its ``transformation_matrix`` along, unused, so that
+    nothing is lost; a state dict with another matrix is an error, as one with another shape is.
+    """
+
+    def __init__(self, spec: KernelSpec) -> None:
+        if as_cyclic(spec) is None:
+            raise SpecError("the lifting layer is not cyclic over its colors: build a ColorStackConv3d")
+        super().__init__(spec, conv3d_weight(spec), depth_stride=1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[B, I, N, H, W]``, or planes ``[B, I·N, H, W]``, → ``[B, O, N_out, H', W']``."""
+        channels, depth = self.weight.shape[1:3]
+        x = self.pad_excess(wrap(split_planes(input, channels, depth), self.out_rotations))
+        y = F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
+        return unroll(y, self.out_rotations).contiguous()
+
+    def extra_repr(self) -> str:
+        rotations = f"circular rotations={self.in_rotations}→{self.out_rotations}"
+        return f"{super().extra_repr()}, {rotations}, left={left_padding(self.kernel_size[0])}"
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = f"{prefix}transformation_matrix"
+        matrix = state_dict.get(key)
+        known = matrix is not None and not matrix.is_meta and self.in_channels == 3
+        if matrix is not None and known and color_order(matrix) != self._order():
+            error_msgs.append(
+                f"{key} is not the color permutation that this layer was converted with: "
+                "load the weights first, and convert afterwards"
+            )
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+class ColorStackConv3d(DepthConv3d):
+    """A lifting layer with any color matrix: ``[B, 3, H, W]`` → ``[B, O, N_out, H', W']``.
+
+    Weight ``[O, 1, 3, kh, kw]``, unpermuted, at depth stride 3 over the N_out recolored images. A learnable
+    ``transformation_matrix`` goes on learning.
+
+    In a state dict the matrix decides how the weight is laid out (``lifting_conv3d_weight``). With a matrix
+    that permutes colors and learns, the weight is laid out so from the start. Where training has led the
+    matrix away from its order, or a state dict comes with another, the state dict's weight is laid out anew.
+
+    Attributes:
+        order: of the colors in ``weight``.
+    """
+
+    transformation_matrix: nn.Parameter
+    order: ColorOrder = "other"
+
+    def __init__(self, spec: KernelSpec) -> None:
+        super().__init__(spec, conv3d_weight(spec), depth_stride=3)
+        self.order = color_order(self.transformation_matrix)
+
+    def _order(self) -> ColorOrder:
+        return self.order
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[B, 3, H, W]``, or with a rotation axis of 1, → ``[B, O, N_out, H', W']``."""
+        powers = matrix_powers(self.transformation_matrix, self.out_rotations)  # [N_out, 3, 3]
+        recolor = powers.transpose(1, 2).reshape(-1, 3, 1, 1)  # [N_out·3, 3, 1, 1]: (M^r)ᵀ as a 1×1 kernel
+        stack = F.conv2d(join_planes(input), recolor).unsqueeze(1)  # [B, 1, N_out·3, H, W]
+        weight = _reorder(self.weight, self.order, "other")  # [O, 1, 3, kh, kw]
+        y = F.conv3d(self.pad_excess(stack), weight, self.bias, self.stride, self.padding)
+        return y.contiguous()
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, color matrix, rotations=1→{self.out_rotations}"
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        order = self.order if self.transformation_matrix.is_meta else color_order(self.transformation_matrix)
+        if order != self.order:
+            key = f"{prefix}weight"
+            destination[key] = _reorder(destination[key], self.order, order).contiguous()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = f"{prefix}weight"
+        weight, matrix = state_dict.get(key), state_dict.get(f"{prefix}transformation_matrix")
+        if weight is not None and weight.dim() == 5 and matrix is not None and not matrix.is_meta:
+            order = color_order(matrix)
+            if order != self.order:
+                state_dict[key] = _reorder(weight, order, self.order)  # torch hands a shallow copy around
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+def _reorder(weight: Tensor, order: ColorOrder, to: ColorOrder) -> Tensor:
+    if order == to:
+        return weight
+    return lifting_conv3d_weight(from_lifting_conv3d_weight(weight, order), to)
+
+
+def build(spec: KernelSpec) -> nn.Module:
+    """The Conv3d layer of a spec: circular where the layer is cyclic and stays so, else the color stack."""
+    learns = spec.matrix is not None and spec.matrix.requires_grad and spec.in_channels == 3
+    return ColorStackConv3d(spec) if learns or as_cyclic(spec) is None else CircularConv3d(spec)
+
+
+def shapes(spec: KernelSpec) -> dict[str, torch.Size]:
+    """The state dict's shapes of the layer that ``build`` makes."""
+    tensors = {"weight": conv3d_weight(spec), "bias": spec.bias, "transformation_matrix": spec.matrix}
+    return {name: tensor.shape for name, tensor in tensors.items() if tensor is not None}

@@ -1,0 +1,36 @@
+"""The closed form, by moving the input instead of the weights: the reference's arithmetic.
+
+lifting:  y[o, r] = conv2d((M^r)ᵀ · x, w[o]) + b[o]
+cyclic:   y[o, r] = Σ_{c, d} conv2d(x[c, (r + d) mod N_in], w[o, c, d]) + b[o]
+
+Equal to the definition in ``KernelSpec`` (substitute d = j - r; (M^r w)·x = w·(M^r)ᵀ x), and shares no step
+with the forms, which move the weights: a mistake in one does not repeat in the other.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ceconv_convert.kernel.rotation_major import split_planes
+from ceconv_convert.kernel.spec import KernelSpec
+
+
+def evaluate(spec: KernelSpec, x: Tensor) -> Tensor:
+    """``[B, I, N_in, H, W]``, or the same as planes ``[B, I·N_in, H, W]``, → ``[B, O, N_out, H', W']``.
+
+    Computes in the dtype of ``x`` and the spec, which are the same.
+    """
+    features = split_planes(x, spec.in_channels, spec.in_rotations)
+    (top, bottom), (left, right) = spec.padding
+    features = F.pad(features, (left, right, top, bottom))
+    kernel = spec.weight.flatten(1, 2)  # [O, I·N_in, kh, kw]
+    outputs = []
+    for _ in range(spec.out_rotations):
+        outputs.append(F.conv2d(features.flatten(1, 2), kernel, spec.bias, spec.stride))
+        if spec.matrix is None:
+            features = features.roll(-1, dims=2)
+        elif len(outputs) < spec.out_rotations:
+            features = torch.einsum("ij,bi...->bj...", spec.matrix, features)
+    return torch.stack(outputs, dim=2)

@@ -1,0 +1,1 @@
+"""ONNX: export, compile, check, run, and judge what was written."""

@@ -1,0 +1,1 @@
+"""Passes over a graph with symbolic layers: each exact, each its own file."""

@@ -1,0 +1,68 @@
+"""Fold a batch norm into the layers before it.
+
+In eval mode a norm scales and shifts channels, and commutes with a layer (``kernel/norm.py``); also over a
+residual addition where each summand is a layer's: s·(y₁ + y₂) + t = (s y₁ + t) + s y₂.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace as replaced
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from ceconv_convert.kernel.batch_norm import scale_and_shift, scaled
+from ceconv_convert.onnx.boundaries import Folded
+from ceconv_convert.onnx.dialect import LAYER, is_dialect, layer_of
+from ceconv_convert.onnx.origin import module_of
+from ceconv_convert.onnx.passes.tools import constant, integer, is_taken, replace
+
+
+def fold_norms(graph: ir.Graph) -> int:
+    """Fold every batch norm that follows layers alone; how many."""
+    norms = [node for node in graph if node.op_type == "BatchNormalization"]
+    return sum(map(_fold, norms))
+
+
+def _fold(norm: ir.Node) -> bool:
+    numbers = [constant(value) for value in norm.inputs[1:5]]
+    value = norm.inputs[0]
+    found = _layers_before(value)
+    if (
+        value is None
+        or found is None
+        or any(array is None for array in numbers)
+        or any(map(is_taken, norm.outputs[1:]))
+        or integer(norm, "training_mode")
+    ):
+        return False
+    gamma, beta, mean, variance = (torch.from_numpy(np.asarray(a, dtype=np.float64)) for a in numbers)
+    epsilon = norm.attributes.get("epsilon")
+    scale, shift = scale_and_shift(
+        gamma, beta, mean, variance, 1e-5 if epsilon is None else epsilon.as_float()
+    )
+    if any(layer_of(node).spec.out_channels != len(scale) for node in found):
+        return False  # a summand that is broadcast over the channels
+    for index, node in enumerate(found):
+        layer = layer_of(node)
+        norms = (*layer.norms, Folded(module_of(norm), shifts=index == 0))
+        spec = scaled(layer.spec, scale, shift if index == 0 else None)
+        node.meta["layer"] = replaced(layer, spec=spec, norms=norms)
+    replace(norm, value)
+    return True
+
+
+def _layers_before(value: ir.Value | None) -> list[ir.Node] | None:
+    """The layers whose sum ``value`` is, where nobody else takes it or them; else None."""
+    if value is None or value.is_graph_output() or len(value.uses()) != 1:
+        return None
+    node = value.producer()
+    if node is None:
+        return None
+    if is_dialect(node, LAYER):
+        return [node]
+    if node.op_type != "Add" or node.domain:
+        return None
+    found = [_layers_before(summand) for summand in node.inputs]
+    return None if None in found else [layer for layers in found if layers is not None for layer in layers]

@@ -1,0 +1,105 @@
+"""The user's own inputs: a folder of images, or arrays in a file.
+
+Images are made RGB, resized to the network's image size (bilinear) and scaled to 0 … 1. Folders in the folder
+are classes, in alphabetical order. Arrays are taken as they are, but for bytes, which are scaled to 0 … 1,
+and channels-last, which is turned round. No mean is subtracted: save arrays as the network wants them.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ceconv_convert.errors import UnreadableInputError
+from ceconv_convert.user_inputs.arrays import Array, parsing, read_npy, read_npz, read_safetensors
+from ceconv_convert.user_inputs.images import read_folder
+
+_IMAGES = ("images", "inputs", "input", "x")
+_LABELS = ("labels", "targets", "label", "y")
+_READERS = {".npz": read_npz, ".safetensors": read_safetensors}
+_NAMED = 8
+"""Names of arrays that an error shows."""
+_BYTE = 255
+_EXACT = 3
+"""Bytes of integers that float32 holds exactly."""
+
+
+@dataclass(frozen=True, eq=False)
+class UserInputs:
+    """Inputs, ``[count, 3, H, W]``, and their classes, ``[count]``, where they are known.
+
+    In float64 where the file has numbers that float32 does not hold, else in float32.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+
+
+def read_inputs(path: Path, size: tuple[int, int] | None) -> UserInputs:
+    """Inputs from a folder, ``.npy``, ``.npz`` or ``.safetensors``.
+
+    Args:
+        path: the folder or file.
+        size: height and width that images are resized to; None keeps that of the first one.
+
+    Raises:
+        UnreadableInputError: where there are none that can be read.
+    """
+    with parsing(path):
+        images, labels = _read(path, size)
+        found = torch.from_numpy(_as_images(images, path))
+        return UserInputs(found, None if labels is None else _as_labels(labels, len(found), path))
+
+
+def _read(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None]:
+    mode, suffix = path.stat().st_mode, path.suffix.lower()
+    if stat.S_ISDIR(mode):
+        return read_folder(path, size)
+    if not stat.S_ISREG(mode) or suffix not in (".npy", *_READERS):
+        raise UnreadableInputError(f"{path}: inputs are a folder of images, .npy, .npz or .safetensors")
+    if suffix == ".npy":
+        return read_npy(path), None
+    (images, labels), names = _READERS[suffix](path, (_IMAGES, _LABELS))
+    if images is None:
+        shown = ", ".join(names[:_NAMED]) or "(none)"
+        raise UnreadableInputError(f"{path} has the arrays {shown}: inputs are called {' or '.join(_IMAGES)}")
+    return images, labels
+
+
+def _as_images(array: Array, path: Path) -> Array:
+    if array.ndim < 4 or not array.size:
+        shape = list(array.shape)
+        raise UnreadableInputError(f"{path} has inputs of shape {shape}: expected [count, 3, H, W]")
+    if array.ndim == 4 and array.shape[1] != 3 and array.shape[-1] == 3:
+        array = np.moveaxis(array, -1, 1)
+    single = array.dtype.itemsize <= (4 if array.dtype.kind == "f" else _EXACT)
+    with np.errstate(all="ignore"):
+        images = array.astype(np.float32 if single else np.float64, order="C", copy=False)
+    if array.dtype == np.uint8:
+        images /= _BYTE
+    for index, image in enumerate(images):
+        if not np.isfinite(image).all():
+            raise UnreadableInputError(f"{path}: input {index} has NaN or Inf")
+    return images
+
+
+def _as_labels(array: Array, count: int, path: Path) -> Tensor:
+    """Class numbers, one an input; of one-hot rows the place of the one."""
+    shape = list(array.shape)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    elif array.ndim == 2 and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
+        array = array.argmax(1)
+    if array.shape != (count,):
+        raise UnreadableInputError(
+            f"there are {count} inputs and labels of shape {shape}: expected a class number for each"
+        )
+    wrong = array[~((array >= 0) & (array < 2**31) & (array == np.trunc(array)))]
+    if wrong.size:
+        raise UnreadableInputError(f"{path} has the label {wrong[0]}: expected class numbers, from 0")
+    return torch.from_numpy(array.astype(np.int64))
