@@ -13,7 +13,7 @@ from ceconv_convert.forms.table import FORMS, form_named
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.color import hue_rotation_matrix
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import LiftingSpec
 from ceconv_convert.layers.ceconv2d import CEConv2d
 from ceconv_convert.verification.verdict import Measure
 from tests.support import golden_layers, relative
@@ -99,7 +99,7 @@ CHANGES = {
 def test_every_field_matters(form, field):
     """Each field of the spec changes what each form computes, as it changes the closed form."""
     weight = torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    spec = KernelSpec("lifting", weight, None, hue_rotation_matrix(4), 1, 4, (1, 1), ((0, 0), (0, 0)))
+    spec = LiftingSpec(weight, None, 4, (1, 1), ((0, 0), (0, 0)), hue_rotation_matrix(4))
     changed = replace(spec, **CHANGES[field])
     x = torch.randn(1, 3, 5, 6, generator=torch.Generator().manual_seed(1))
     before, after = (form.build(s)(x) for s in (spec, changed))

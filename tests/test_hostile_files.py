@@ -85,7 +85,7 @@ def test_nothing_is_executed(tmp_path, name, legacy):
         5,
         None,
     ],
-    ids=str,
+    ids=["method", "modules", "class", "hooks", "number", "none"],
 )
 def test_an_allowed_class_with_a_hostile_state(tmp_path, state):
     path = tmp_path / "a.pt"

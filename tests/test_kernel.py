@@ -15,7 +15,7 @@ from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.color import acts_as, color_order, hue_rotation_matrix, matrix_powers
 from ceconv_convert.kernel.cyclic_fourier import products_of, transform_of
 from ceconv_convert.kernel.expand import expand
-from ceconv_convert.kernel.spec import KernelSpec, normalize_padding, normalize_pair
+from ceconv_convert.kernel.spec import CyclicSpec, LiftingSpec, normalize_padding, normalize_pair
 from tests.support import relative
 
 settings.register_profile("seeded", deadline=None, derandomize=True, max_examples=60)
@@ -40,12 +40,13 @@ def specs(draw, kind=None):
         if draw(st.booleans()):
             matrix = torch.randn(3, 3, generator=generator, dtype=torch.float64) / 3
     stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
-    return KernelSpec(kind, weight, bias, matrix, n_in, n_out, stride, padding)
+    if kind == "lifting":
+        return LiftingSpec(weight, bias, n_out, stride, padding, matrix)
+    return CyclicSpec(weight, bias, n_out, stride, padding)
 
 
 def random_input(spec, batch=2, size=(6, 5)):
-    rotations = () if spec.kind == "lifting" else (spec.in_rotations,)
-    shape = (batch, spec.in_channels, *rotations, *size)
+    shape = spec.input_shape(batch, size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
@@ -55,7 +56,7 @@ def by_definition(spec, x):
     x = F.pad(x, (left, right, top, bottom))
     outputs = []
     for r in range(spec.out_rotations):
-        if spec.kind == "lifting":
+        if isinstance(spec, LiftingSpec):
             kernel = torch.einsum("ij,ojnhw->oihw", torch.linalg.matrix_power(spec.matrix, r), spec.weight)
             y = F.conv2d(x, kernel, None, spec.stride)
         else:
@@ -100,7 +101,7 @@ def test_features_roll_with_their_input(spec):
 def test_features_roll_with_the_hue(rotations):
     matrix = hue_rotation_matrix(rotations, torch.float64)
     weight = torch.randn(2, 3, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    spec = KernelSpec("lifting", weight, None, matrix, 1, rotations, (1, 1), ((0, 0), (0, 0)))
+    spec = LiftingSpec(weight, None, rotations, (1, 1), ((0, 0), (0, 0)), matrix)
     x = random_input(spec)
     rotated = torch.einsum("ij,bihw->bjhw", matrix, x)
     assert relative(evaluate(spec, rotated).roll(1, 2), evaluate(spec, x)) < 1e-12
@@ -165,7 +166,7 @@ def test_a_matrix_rounded_to_float32_is_ordered_alike_and_not_the_same_in_float6
 
 def test_a_lifting_layer_with_another_matrix_is_not_cyclic():
     weight = torch.randn(2, 3, 1, 3, 3)
-    spec = KernelSpec("lifting", weight, None, torch.rand(3, 3), 1, 3, (1, 1), ((0, 0), (0, 0)))
+    spec = LiftingSpec(weight, None, 3, (1, 1), ((0, 0), (0, 0)), torch.rand(3, 3))
     assert as_cyclic(spec) is None
     assert as_cyclic(replace(spec, matrix=hue_rotation_matrix(3))).in_rotations == 3
 
@@ -191,7 +192,7 @@ def test_padding_as_torch_does_it(padding, kernel, expected):
         assert torch.allclose(ours, F.conv2d(x, w, padding="same"))
 
 
-SPEC = KernelSpec("cyclic", torch.ones(2, 3, 4, 3, 3), torch.ones(2), None, 4, 4, (1, 1), ((0, 0), (0, 0)))
+SPEC = CyclicSpec(torch.ones(2, 3, 4, 3, 3), torch.ones(2), 4, (1, 1), ((0, 0), (0, 0)))
 
 
 @pytest.mark.parametrize(
@@ -199,15 +200,12 @@ SPEC = KernelSpec("cyclic", torch.ones(2, 3, 4, 3, 3), torch.ones(2), None, 4, 4
     [
         ({"weight": torch.ones(2, 3, 3, 3)}, "found \\[2, 3, 3, 3\\]"),
         ({"weight": torch.ones(2, 3, 4, 3, 3, dtype=torch.int32)}, "floating point"),
-        ({"in_rotations": 3}, "shape \\[O, I, 3, kh, kw\\]"),
         ({"out_rotations": 0}, "rotations are 1 to 360"),
         ({"out_rotations": 10**7}, "rotations are 1 to 360"),
         ({"bias": torch.ones(3)}, "shape \\[2\\], found \\[3\\]"),
         ({"stride": (0, 1)}, "stride is at least 1"),
         ({"padding": ((0, 0), (-1, 0))}, "padding at least 0"),
         ({"padding": ((1, -1), (0, 0))}, "padding at least 0"),
-        ({"matrix": torch.eye(3)}, "no color matrix"),
-        ({"kind": "lifting", "weight": torch.ones(2, 3, 1, 3, 3)}, "one rotation in, found 4"),
     ],
 )
 def test_specs_that_do_not_fit_together(changes, sentence):
@@ -216,11 +214,11 @@ def test_specs_that_do_not_fit_together(changes, sentence):
 
 
 def test_lifting_specs_have_a_matrix_and_three_colors():
-    spec = KernelSpec(
-        "lifting", torch.ones(2, 3, 1, 3, 3), None, torch.eye(3), 1, 3, (1, 1), ((0, 0), (0, 0))
-    )
-    with pytest.raises(SpecError, match="found None"):
-        replace(spec, matrix=None)
+    spec = LiftingSpec(torch.ones(2, 3, 1, 3, 3), None, 3, (1, 1), ((0, 0), (0, 0)), torch.eye(3))
+    with pytest.raises(SpecError, match="shape \\[3, 3\\], found \\[2, 2\\]"):
+        replace(spec, matrix=torch.eye(2))
+    with pytest.raises(SpecError, match="found \\[2, 3, 3, 3, 3\\]"):
+        replace(spec, weight=torch.ones(2, 3, 3, 3, 3))
     with pytest.raises(SpecError, match="found in_channels=4"):
         replace(spec, weight=torch.ones(2, 4, 1, 3, 3))
 
@@ -241,7 +239,7 @@ def test_every_field_is_known_to_the_forms_test():
     """A field added to the spec needs a row in test_forms.test_every_field_matters."""
     from tests.test_forms import CHANGES
 
-    assert {field.name for field in fields(KernelSpec)} == set(CHANGES) | {"kind", "in_rotations"}
+    assert {field.name for field in fields(LiftingSpec)} == set(CHANGES)
 
 
 @pytest.mark.parametrize(

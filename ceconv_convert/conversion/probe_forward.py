@@ -21,8 +21,7 @@ def disagreement(layer: nn.Module, spec: KernelSpec) -> str | None:
         spec: what the layer's parameters say.
     """
     kernel_rows, kernel_columns = spec.kernel_size
-    rotations = [] if spec.kind == "lifting" else [spec.in_rotations]
-    shape = [2, spec.in_channels, *rotations, kernel_rows + 3, kernel_columns + 4]
+    shape = list(spec.input_shape(2, (kernel_rows + 3, kernel_columns + 4)))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=spec.dtype)
     exact = spec.map(lambda tensor: tensor.detach().double())
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -18,7 +18,9 @@ from ceconv_convert.conversion.probe_forward import disagreement
 from ceconv_convert.errors import SpecError, shown
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.kernel.spec import (
+    CyclicSpec,
     KernelSpec,
+    LiftingSpec,
     factors_problem,
     is_number,
     normalize_padding,
@@ -129,17 +131,14 @@ def _read(module: nn.Module) -> LayerReading:
     if weight.shape != expected:
         raise SpecError(f"its weight has shape {list(weight.shape)}, its attributes say {list(expected)}")
     stride = normalize_pair(getattr(module, "stride", ()))
-    spec = KernelSpec(
-        kind="lifting" if kind == "lifting" else "cyclic",
-        weight=weight,
-        bias=bias,
-        matrix=matrix,
-        in_rotations=in_rotations,
-        out_rotations=out_rotations,
-        stride=stride,
-        padding=normalize_padding(getattr(module, "padding", ()), kernel_size, stride),
-    )
-    return LayerReading(kind, spec)
+    padding = normalize_padding(getattr(module, "padding", ()), kernel_size, stride)
+    if kind != "lifting":
+        if matrix is not None:
+            raise SpecError("a cyclic layer has no color matrix")
+        return LayerReading(kind, CyclicSpec(weight, bias, out_rotations, stride, padding))
+    if matrix is None:
+        raise SpecError("a lifting layer has a color matrix of shape [3, 3], found None")
+    return LayerReading(kind, LiftingSpec(weight, bias, out_rotations, stride, padding, matrix))
 
 
 def _product(module: nn.Module, spatial: Tensor, pointwise: Tensor, in_rotations: int) -> Tensor:

@@ -29,7 +29,7 @@ from ceconv_convert.kernel.circular import (
 )
 from ceconv_convert.kernel.color import ColorOrder, color_order, matrix_powers
 from ceconv_convert.kernel.rotation_major import join_planes, split_planes
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec, LiftingSpec
 
 
 class DepthConv3d(TargetLayer, nn.Conv3d):
@@ -52,28 +52,20 @@ class DepthConv3d(TargetLayer, nn.Conv3d):
         self.take_over(spec)
         self.weight = as_parameter(weight)
         self.bias = None if spec.bias is None else as_parameter(spec.bias)
-        matrix = None if spec.matrix is None else as_parameter(spec.matrix)
+        matrix = as_parameter(spec.matrix) if isinstance(spec, LiftingSpec) else None
         self.register_parameter("transformation_matrix", matrix)
 
     def to_spec(self) -> KernelSpec:
         """What the layer computes, exactly: its weight is the spec's, laid out otherwise."""
         matrix = self._parameters["transformation_matrix"]
-        if matrix is None:
-            weight = from_circular(self.weight)
-        else:
-            weight = from_lifting_conv3d_weight(self.weight, self._order())
         left, right, top, bottom = self.padding_excess
         rows, columns = int(self.padding[1]), int(self.padding[2])
-        return KernelSpec(
-            kind="cyclic" if matrix is None else "lifting",
-            weight=weight,
-            bias=self.bias,
-            matrix=matrix,
-            in_rotations=self.in_rotations,
-            out_rotations=self.out_rotations,
-            stride=(self.stride[1], self.stride[2]),
-            padding=((rows + top, rows + bottom), (columns + left, columns + right)),
-        )
+        stride = (self.stride[1], self.stride[2])
+        padding = ((rows + top, rows + bottom), (columns + left, columns + right))
+        if matrix is None:
+            return CyclicSpec(from_circular(self.weight), self.bias, self.out_rotations, stride, padding)
+        weight = from_lifting_conv3d_weight(self.weight, self._order())
+        return LiftingSpec(weight, self.bias, self.out_rotations, stride, padding, matrix)
 
     def _order(self) -> ColorOrder:
         """Of the colors in ``weight``."""
@@ -201,11 +193,12 @@ def _reorder(weight: Tensor, order: ColorOrder, to: ColorOrder) -> Tensor:
 
 def build(spec: KernelSpec) -> nn.Module:
     """The Conv3d layer of a spec: circular where the layer is cyclic and stays so, else the color stack."""
-    learns = spec.matrix is not None and spec.matrix.requires_grad and spec.in_channels == 3
+    learns = isinstance(spec, LiftingSpec) and spec.matrix.requires_grad and spec.in_channels == 3
     return ColorStackConv3d(spec) if learns or as_cyclic(spec) is None else CircularConv3d(spec)
 
 
 def shapes(spec: KernelSpec) -> dict[str, torch.Size]:
     """The state dict's shapes of the layer that ``build`` makes."""
-    tensors = {"weight": conv3d_weight(spec), "bias": spec.bias, "transformation_matrix": spec.matrix}
+    matrix = spec.matrix if isinstance(spec, LiftingSpec) else None
+    tensors = {"weight": conv3d_weight(spec), "bias": spec.bias, "transformation_matrix": matrix}
     return {name: tensor.shape for name, tensor in tensors.items() if tensor is not None}

@@ -8,13 +8,11 @@ padding is the same on both sides and a plain circular ``nn.Conv3d`` takes the w
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from ceconv_convert.kernel.color import ColorOrder, acts_as, color_order
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec, LiftingSpec
 
 
 def left_padding(rotations: int) -> int:
@@ -64,28 +62,27 @@ def unroll(y: Tensor, out_rotations: int) -> Tensor:
     return torch.cat([y] * turns + ([y[:, :, :rest]] if rest else []), dim=2)
 
 
-def as_cyclic(spec: KernelSpec) -> KernelSpec | None:
+def as_cyclic(spec: KernelSpec) -> CyclicSpec | None:
     """The layer as a cyclic one over ``weight.shape[2]`` rotations, or None where it is not cyclic.
 
     A lifting layer is cyclic over its three colors where its matrix permutes them, and trivially, over one
     rotation, where its matrix leaves them alone or does not see three.
     """
-    if spec.matrix is None:
-        return spec
-    order = color_order(spec.matrix)
+    if not isinstance(spec, LiftingSpec):
+        return CyclicSpec(spec.weight, spec.bias, spec.out_rotations, spec.stride, spec.padding)
+    order, weight = color_order(spec.matrix), spec.weight
     if spec.in_channels == 3 and not acts_as(spec.matrix, order, spec.out_rotations):
         return None
-    if spec.in_channels != 3 or order == "same":
-        return replace(spec, kind="cyclic", matrix=None)
-    weight = spec.weight.transpose(1, 2)  # [O, 1, 3, kh, kw]: the colors are the rotations
-    return replace(spec, kind="cyclic", weight=weight, matrix=None, in_rotations=3)
+    if spec.in_channels == 3 and order == "cycle":
+        weight = weight.transpose(1, 2)  # [O, 1, 3, kh, kw]: the colors are the rotations
+    return CyclicSpec(weight, spec.bias, spec.out_rotations, spec.stride, spec.padding)
 
 
 def conv3d_weight(spec: KernelSpec) -> Tensor:
     """The weight of the layer as a Conv3d; cyclic: ``[O, I, N, kh, kw]``, rolled."""
-    if spec.matrix is None:
-        return to_circular(spec.weight)
-    return lifting_conv3d_weight(spec.weight, color_order(spec.matrix))
+    if isinstance(spec, LiftingSpec):
+        return lifting_conv3d_weight(spec.weight, color_order(spec.matrix))
+    return to_circular(spec.weight)
 
 
 def lifting_conv3d_weight(weight: Tensor, order: ColorOrder) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ceconv_convert.kernel.rotation_major import split_planes
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 
 
 def evaluate(spec: KernelSpec, x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def evaluate(spec: KernelSpec, x: Tensor) -> Tensor:
     outputs = []
     for _ in range(spec.out_rotations):
         outputs.append(F.conv2d(features.flatten(1, 2), kernel, spec.bias, spec.stride))
-        if spec.matrix is None:
+        if not isinstance(spec, LiftingSpec):
             features = features.roll(-1, dims=2)
         elif len(outputs) < spec.out_rotations:
             features = torch.einsum("ij,bi...->bj...", spec.matrix, features)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ceconv_convert.errors import SpecError
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def transform_weight(weight: Tensor, transform: Transform) -> Tensor:
 
 def applies(spec: KernelSpec) -> bool:
     """Whether the layer is a cyclic one with as many rotations out as in, and more than one."""
-    return spec.kind == "cyclic" and spec.in_rotations == spec.out_rotations >= 2
+    return isinstance(spec, CyclicSpec) and spec.in_rotations == spec.out_rotations >= 2
 
 
 def transform_bias(bias: Tensor, inverse: Tensor) -> Tensor:

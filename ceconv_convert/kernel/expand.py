@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ceconv_convert.kernel.color import matrix_powers
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 
 
 def expand_lifting(weight: Tensor, matrix: Tensor, out_rotations: int) -> Tensor:
@@ -46,7 +46,7 @@ def expand(spec: KernelSpec) -> Tensor:
     Formed in float64 and rounded once.
     """
     weight = spec.weight.to(torch.float64)
-    if spec.matrix is not None:
+    if isinstance(spec, LiftingSpec):
         expanded = expand_lifting(weight, spec.matrix.to(torch.float64), spec.out_rotations)
     else:
         expanded = expand_cyclic(weight, spec.out_rotations)

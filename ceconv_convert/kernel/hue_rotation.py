@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ceconv_convert.kernel.color import matrix_powers
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 
 PARTS = 3
 
@@ -38,16 +38,14 @@ def applies(spec: KernelSpec) -> bool:
 
     With three, three kernels a channel are what the layer has anyway.
     """
-    if spec.kind != "lifting" or spec.matrix is None or spec.out_rotations <= PARTS:
+    if not isinstance(spec, LiftingSpec) or spec.out_rotations <= PARTS:
         return False
     _, distance = hue_parts(spec.matrix, spec.out_rotations)
     return distance <= 2 * torch.finfo(torch.float32).eps
 
 
-def hue_weight(spec: KernelSpec) -> Tensor:
+def hue_weight(spec: LiftingSpec) -> Tensor:
     """``[3·O, 3, kh, kw]``, float64: the kernels G w, P w and K w, part by part."""
-    if spec.matrix is None:
-        raise ValueError("a lifting layer has a matrix")
     parts, _ = hue_parts(spec.matrix, spec.out_rotations)
     kernels = torch.einsum("pij,ojhw->poihw", parts, spec.weight[:, :, 0].double())
     return kernels.flatten(0, 1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeGuard
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ _LARGEST = 10**100
 _MOST_EXPANDED = 2**10
 """Numbers of a product for each of its factors, as a kernel of 32×32 has: few could ask for any amount."""
 
-Kind = Literal["lifting", "cyclic"]
+SpecT = TypeVar("SpecT", bound="KernelSpec")
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 """Zeros around the image: ``((top, bottom), (left, right))``."""
@@ -29,45 +29,32 @@ Padding = tuple[Pair, Pair]
 
 @dataclass(frozen=True, eq=False)
 class KernelSpec:
-    """What a color-equivariant layer computes, whoever wrote it down.
+    """What a color-equivariant layer computes, whoever wrote it down: a ``LiftingSpec`` or a ``CyclicSpec``.
 
     Shapes: B batch, I and O channels in and out, N_in and N_out rotations, kh × kw the kernel.
 
-    * ``lifting``: ``y[:, o, r] = conv2d(x, M^r · weight[o, :, 0]) + bias[o]``, r = 0 … N_out - 1
-    * ``cyclic``: ``y[:, o, r] = Σ_{c, j} conv2d(x[:, c, j], weight[o, c, (j - r) mod N_in]) + bias[o]``
-
     Attributes:
-        kind: ``lifting`` or ``cyclic``.
-        weight: effective weight, ``[O, I, 1, kh, kw]`` for lifting and ``[O, I, N_in, kh, kw]``
-            for cyclic. A separable layer's factors are already multiplied.
+        weight: the effective weight, ``[O, I, D, kh, kw]``; a separable layer's factors are multiplied.
         bias: ``[O]`` or None.
-        matrix: M, ``[3, 3]``, as stored with the layer; lifting only.
-        in_rotations: N_in; 1 for lifting.
         out_rotations: N_out.
         stride: rows, columns.
         padding: zeros around the image, ``((top, bottom), (left, right))``.
 
-    Whether a tensor ``requires_grad`` is part of the spec: targets keep it.
+    Whether a tensor ``requires_grad`` is part of the spec: converted layers keep it.
 
     Raises:
         SpecError: where the shapes do not fit together.
     """
 
-    kind: Kind
     weight: Tensor
     bias: Tensor | None
-    matrix: Tensor | None
-    in_rotations: int
     out_rotations: int
     stride: Pair
     padding: Padding
 
     def __post_init__(self) -> None:
-        expected = 1 if self.kind == "lifting" else self.in_rotations
-        if self.weight.dim() != 5 or self.weight.shape[2] != expected:
-            raise SpecError(
-                f"a {self.kind} weight has shape [O, I, {expected}, kh, kw], found {list(self.weight.shape)}"
-            )
+        if self.weight.dim() != 5:
+            raise SpecError(f"a weight has shape [O, I, N, kh, kw], found {list(self.weight.shape)}")
         if not self.weight.dtype.is_floating_point:
             raise SpecError(f"weights are floating point, found {self.weight.dtype}")
         rotations = (self.in_rotations, self.out_rotations)
@@ -89,22 +76,11 @@ class KernelSpec:
                 f"stride is at least 1 and padding at least 0, and they are at most {MOST_STRIDE} and "
                 f"{most}, found {self.stride} and {self.padding}"
             )
-        if self.kind == "lifting":
-            self._check_colors()
-        elif self.matrix is not None:
-            raise SpecError("a cyclic layer has no color matrix")
 
-    def _check_colors(self) -> None:
-        if self.in_rotations != 1:
-            raise SpecError(f"a lifting layer has one rotation in, found {self.in_rotations}")
-        if self.matrix is None or self.matrix.shape != (3, 3):
-            found = None if self.matrix is None else list(self.matrix.shape)
-            raise SpecError(f"a lifting layer has a color matrix of shape [3, 3], found {found}")
-        if self.in_channels != 3 and self.out_rotations > 1:
-            raise SpecError(
-                f"a lifting layer to {self.out_rotations} rotations sees 3 color channels, "
-                f"found in_channels={self.in_channels}"
-            )
+    @property
+    def in_rotations(self) -> int:
+        """N_in."""
+        raise NotImplementedError
 
     @property
     def out_channels(self) -> int:
@@ -126,20 +102,72 @@ class KernelSpec:
         """The weight's dtype; the layer computes in it."""
         return self.weight.dtype
 
+    def input_shape(self, batch: int, size: Sequence[int]) -> tuple[int, ...]:
+        """Of an input with height and width ``size``."""
+        raise NotImplementedError
+
     def out_size(self, size: Sequence[int]) -> Pair:
         """(H', W') of an input of ``size`` (H, W); symbolic sizes stay symbolic."""
         extents = zip(size, self.padding, self.kernel_size, self.stride, strict=True)
         rows, columns = ((n + sum(zeros) - kernel) // stride + 1 for n, zeros, kernel, stride in extents)
         return (rows, columns)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> KernelSpec:
+    def map(self: SpecT, change: Callable[[Tensor], Tensor]) -> SpecT:
         """The same layer with ``change`` applied to every tensor."""
-        return replace(
-            self,
-            weight=change(self.weight),
-            bias=None if self.bias is None else change(self.bias),
-            matrix=None if self.matrix is None else change(self.matrix),
-        )
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: change(t) for name, t in found.items() if isinstance(t, Tensor)}
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True, eq=False)
+class LiftingSpec(KernelSpec):
+    """``y[:, o, r] = conv2d(x, M^r · weight[o, :, 0]) + bias[o]``, r = 0 … N_out - 1.
+
+    ``[B, I, H, W]`` → ``[B, O, N_out, H', W']``; weight ``[O, I, 1, kh, kw]``.
+
+    Attributes:
+        matrix: M, ``[3, 3]``, as stored with the layer.
+    """
+
+    matrix: Tensor
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight.shape[2] != 1:
+            raise SpecError(f"a lifting weight has shape [O, I, 1, kh, kw], found {list(self.weight.shape)}")
+        if self.matrix.shape != (3, 3):
+            raise SpecError(f"a color matrix has shape [3, 3], found {list(self.matrix.shape)}")
+        if self.in_channels != 3 and self.out_rotations > 1:
+            raise SpecError(
+                f"a lifting layer to {self.out_rotations} rotations sees 3 color channels, "
+                f"found in_channels={self.in_channels}"
+            )
+
+    @property
+    def in_rotations(self) -> int:
+        """1."""
+        return 1
+
+    def input_shape(self, batch: int, size: Sequence[int]) -> tuple[int, ...]:
+        """``(B, I, H, W)``."""
+        return (batch, self.in_channels, *size)
+
+
+@dataclass(frozen=True, eq=False)
+class CyclicSpec(KernelSpec):
+    """``y[:, o, r] = Σ_{c, j} conv2d(x[:, c, j], weight[o, c, (j - r) mod N_in]) + bias[o]``.
+
+    ``[B, I, N_in, H, W]`` → ``[B, O, N_out, H', W']``; weight ``[O, I, N_in, kh, kw]``.
+    """
+
+    @property
+    def in_rotations(self) -> int:
+        """N_in."""
+        return self.weight.shape[2]
+
+    def input_shape(self, batch: int, size: Sequence[int]) -> tuple[int, ...]:
+        """``(B, I, N_in, H, W)``."""
+        return (batch, self.in_channels, self.in_rotations, *size)
 
 
 def normalize_pair(value: int | tuple[int, ...] | list[int]) -> Pair:

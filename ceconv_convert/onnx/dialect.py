@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.rotation_major import join_planes, split_planes
-from ceconv_convert.kernel.spec import KernelSpec, Pair
+from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec, Pair
 from ceconv_convert.onnx.boundaries import Folded
 
 DOMAIN = "ceconv.dialect"
@@ -80,7 +80,7 @@ class SymbolicLayer(TargetLayer):
             if not torch.compiler.is_compiling():  # in a branch, as of torch.cond, nothing may be kept
                 self.size = (input.shape[-2], input.shape[-1])
             return evaluate(self.spec, input)
-        if self.spec.kind == "lifting":
+        if isinstance(self.spec, LiftingSpec):
             x = join_planes(input)
         else:
             x = split_planes(input, self.in_channels, self.in_rotations)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 from ceconv_convert.verification.decisions import decide
 from ceconv_convert.verification.layers import LayerEvidence, evidence_on, random_evidence
 from ceconv_convert.verification.reference import make_original, make_reference
@@ -238,7 +238,7 @@ def gather(
         check_original(found, wanted, dtype, partial(sensitivity.outputs, x, wanted))
     if labels is not None:
         decide(outputs[-len(batches) :], labels)  # or say that a label is none of the classes
-    lifting = [spec.out_rotations for spec in specs.values() if spec.kind == "lifting"]
+    lifting = [spec.out_rotations for spec in specs.values() if isinstance(spec, LiftingSpec)]
     return Evidence(
         shape=shape,
         fixed_size=fixed_size,

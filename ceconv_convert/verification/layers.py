@@ -52,10 +52,9 @@ def random_evidence(
     """A layer on random signs, a few pixels more than its kernel, and its stride where that is usual."""
     rows, columns = spec.kernel_size
     down, right = (min(stride, _LONG_STRIDE) for stride in spec.stride)
-    rotations = () if spec.kind == "lifting" else (spec.in_rotations,)
     size = (rows + 2 * down + 3, columns + 2 * right + 4)
     magnitude = magnitude_for(spec, dtype)
-    x = signs((2, spec.in_channels, *rotations, *size), seed, magnitude, dtype).to(device)
+    x = signs(spec.input_shape(2, size), seed, magnitude, dtype).to(device)
     return alone_evidence(layer, spec, (), x, magnitude)
 
 

@@ -29,7 +29,7 @@ def magnitude_for(spec: KernelSpec, dtype: torch.dtype) -> float:
     Bounded so that sums stay far from overflow in ``dtype``.
 
     >>> weight, bias = torch.ones(1, 1, 3, 1, 1), torch.tensor([12.0])
-    >>> magnitude_for(KernelSpec("cyclic", weight, bias, None, 3, 3, (1, 1), ((0, 0), (0, 0))), torch.float32)
+    >>> magnitude_for(CyclicSpec(weight, bias, 3, (1, 1), ((0, 0), (0, 0))), torch.float32)
     4.0
     """
     products = spec.weight.abs().flatten(1).sum(1)  # [O]
@@ -44,6 +44,5 @@ def magnitude_for(spec: KernelSpec, dtype: torch.dtype) -> float:
 def reach_of(spec: KernelSpec, magnitude: float) -> Tensor:
     """A · Σ |w| + |b| of every channel, ``[O]``: the largest over the rotations."""
     absolute = replace(spec.map(torch.abs), padding=((0, 0), (0, 0)))
-    rotations = () if spec.kind == "lifting" else (spec.in_rotations,)
-    x = torch.full((1, spec.in_channels, *rotations, *spec.kernel_size), magnitude, dtype=spec.dtype)
+    x = torch.full(spec.input_shape(1, spec.kernel_size), magnitude, dtype=spec.dtype)
     return evaluate(absolute, x.to(spec.weight.device)).amax((0, 2, 3, 4)).cpu()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, InputShapeError, UnreadableInputError, first_line
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 from ceconv_convert.verification.memory import BoundedMemory, TooLargeError
 
 USUAL_SIZES = (32, 28, 64, 224)
@@ -84,7 +84,7 @@ def without_batch(given: Sequence[int], first: KernelSpec | None) -> Shape:
             f"{given!r} is not an input shape: give channels, height and width, as in 3,224,224"
         )
     # A network that is converted already does not tell what it begins with.
-    images = shape[:-2] == (1, _COLORS) if first is None else first.kind == "lifting"
+    images = shape[:-2] == (1, _COLORS) if first is None else isinstance(first, LiftingSpec)
     whole = _IMAGE if images else _FEATURES
     if len(shape) <= whole:
         return shape
@@ -202,6 +202,6 @@ def as_text(shape: Shape) -> str:
 def _usual_shapes(first: KernelSpec | None) -> Iterator[Shape]:
     for size in USUAL_SIZES:
         yield (3, size, size)
-    if first is not None and first.kind == "cyclic":
+    if first is not None and not isinstance(first, LiftingSpec):
         for size in USUAL_SIZES:
             yield (first.in_channels, first.in_rotations, size, size)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ceconv_convert.kernel.color import rotations_of
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.running import run_module
 from ceconv_convert.verification.sensitivity import Sensitivity
@@ -95,12 +95,12 @@ class Turn:
 
 def rotate_hue(x: Tensor, specs: Mapping[str, KernelSpec]) -> Tensor | str:
     """The input with its hue turned by one rotation, or why it has none."""
-    lifting = [spec for spec in specs.values() if spec.kind == "lifting" and spec.out_rotations > 1]
+    lifting = [spec for spec in specs.values() if isinstance(spec, LiftingSpec) and spec.out_rotations > 1]
     if not lifting:
         if x.dim() == 5 and x.shape[2] > 1:
             return x.roll(1, 2)  # features: their rotations are the hue
         return "the network has no lifting layer"
-    matrices = [spec.matrix for spec in lifting if spec.matrix is not None]
+    matrices = [spec.matrix for spec in lifting]
     if any(not torch.equal(matrix, matrices[0]) for matrix in matrices):
         return "its lifting layers have matrices of their own"
     if {rotations_of(matrices[0].to(x.dtype))} != {spec.out_rotations for spec in lifting}:
@@ -118,7 +118,7 @@ def expect(
     own = rolled_distance(plain, turned)
     if rolled_distance(exact, exact_turned) <= _BY_DESIGN * torch.finfo(plain.dtype).eps * scale:
         return Expectation(None, own, scale)
-    if spec.kind == "cyclic" and spec.out_rotations % spec.in_rotations:
+    if not isinstance(spec, LiftingSpec) and spec.out_rotations % spec.in_rotations:
         reason = f"{spec.in_rotations} rotations in are no part of {spec.out_rotations} out"
     else:
         reason = "what comes before it is not equivariant"

@@ -15,7 +15,7 @@ import torch
 
 from ceconv_convert.kernel import cyclic_fourier as fourier
 from ceconv_convert.kernel import hue_rotation as hue
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 from ceconv_convert.onnx.dialect import DOMAIN, PLANES_LAYER, Layer, is_dialect, layer_of
 from ceconv_convert.onnx.passes import costs
 from ceconv_convert.onnx.passes.costs import FOURIER, Shape, up_to
@@ -73,7 +73,7 @@ class _Site:
 
 def applicable(spec: KernelSpec) -> list[str]:
     """The forms that a layer can be written in, exactly."""
-    if spec.kind == "lifting":
+    if isinstance(spec, LiftingSpec):
         return ["direct", "hue"] if hue.applies(spec) else ["direct"]
     if not fourier.applies(spec):
         return ["direct"]

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from ceconv_convert.kernel.spec import LiftingSpec
 from ceconv_convert.onnx.dialect import (
     DOMAIN,
     FROM_PLANES,
@@ -78,7 +79,7 @@ def form_regions(graph: ir.Graph) -> int:
 def _enter(node: ir.Node) -> None:
     layer, (x,) = layer_of(node), node.inputs
     spec = layer.spec
-    if spec.kind == "cyclic":  # an image is planes of one rotation already
+    if not isinstance(spec, LiftingSpec):  # an image is planes of one rotation already
         kind = Planes(spec.in_channels, spec.in_rotations)
         x = entered(x, kind) or entrance(node, x, kind)
     y = insert(node, PLANES_LAYER, [x], domain=DOMAIN)

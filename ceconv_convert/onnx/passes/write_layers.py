@@ -20,6 +20,7 @@ from torch import Tensor
 from ceconv_convert.kernel.cyclic_fourier import transform_bias, transform_of, transform_weight
 from ceconv_convert.kernel.expand import expand
 from ceconv_convert.kernel.hue_rotation import PARTS, hue_transform, hue_weight
+from ceconv_convert.kernel.spec import LiftingSpec
 from ceconv_convert.onnx.dialect import Layer, layer_of
 from ceconv_convert.onnx.passes.costs import FOURIER
 from ceconv_convert.onnx.passes.planes import planes_of
@@ -132,6 +133,8 @@ def _fourier(
 
 def _hue(context: Context, x: ir.Value) -> ir.Value:
     spec, views, (_, channels_out) = context.layer.spec, context.views, context.channels
+    if not isinstance(spec, LiftingSpec):
+        raise TypeError("the hue form is of lifting layers")
     weight = fill(torch.unflatten(hue_weight(spec), 0, (PARTS, -1)), 1, channels_out).flatten(0, 1)
     bias = None
     if spec.bias is not None:  # to the grey part, which all rotations have alike
