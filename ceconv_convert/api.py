@@ -13,7 +13,8 @@ from ceconv_convert.checkpoint.load import load
 from ceconv_convert.checkpoint.migrate import migrate_checkpoint
 from ceconv_convert.checkpoint.state_dict import migrate_state_dict
 from ceconv_convert.conversion.convert import convert
-from ceconv_convert.conversion.plan import plan
+from ceconv_convert.conversion.find import find_layers
+from ceconv_convert.conversion.plan import plan, plan_layers
 from ceconv_convert.conversion.plan_table import row_as_data
 from ceconv_convert.errors import SpecError, VerificationError
 from ceconv_convert.files import provenance
@@ -121,8 +122,9 @@ def export_onnx(
         raise SpecError(f"form is one of {', '.join((AUTO, *FORMS))}; found {form!r}")
     with Staging(force=force) as staging:
         staged = staging.path_for(Path(path))
-        layers, converted = plan(model, form), exportable(model, form)
-        evidence = gather(model, input_shape, seed=seed)
+        found = find_layers(model)
+        layers, converted = plan_layers(model, found, form), exportable(model, form, found)
+        evidence = gather(model, input_shape, found=found, seed=seed)
 
         def record(verdict: Verdict, exported: Exported) -> provenance.Record:
             rows = [row_as_data(chosen_row(row, exported)) for row in layers]

@@ -7,6 +7,7 @@ from torch import nn
 from ceconv_convert import CEConv2d, GroupCosetMaxPool, convert, load, plan, verify
 from ceconv_convert.architectures.blocks import Bottleneck
 from ceconv_convert.architectures.resnet import ResNet
+from ceconv_convert.conversion.find import find_layers
 from ceconv_convert.errors import InputShapeError, UnreadableInputError
 from ceconv_convert.files.skeleton import check_skeleton
 from ceconv_convert.kernel.spec import MOST_PADDING, MOST_STRIDE
@@ -166,7 +167,7 @@ def test_the_largest_stride_and_padding_cost_little(stride, padding):
     model = nn.Sequential(CEConv2d(1, 3, 3, 4, 3, stride=stride, padding=padding), GroupCosetMaxPool()).eval()
     (row,) = plan(model)
     assert row.refusal is None
-    _, specs = make_reference(model)
+    _, specs = make_reference(model, find_layers(model))
     seen = random_evidence(model[0], specs["0"], 0, torch.float32, torch.device("cpu"))
     assert seen.input.numel() + seen.original.numel() < 500_000
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from ceconv_convert import CEConv2d, convert, load, verify
-from ceconv_convert.conversion.find import find_sites
+from ceconv_convert.conversion.find import find_layers
 from ceconv_convert.conversion.read_module import LayerReading, Refusal, is_candidate, read_layer
 from ceconv_convert.kernel.closed_form import evaluate
 from tests import foreign
@@ -176,7 +176,7 @@ def test_sites_are_found_once_with_all_their_names():
     model = nn.ModuleDict(
         {"a": shared, "b": nn.Sequential(shared, foreign.Gated(3, 3, 2, 2, 3)), "c": nn.ReLU()}
     )
-    first, second = find_sites(model)
+    first, second = find_layers(model)
     assert first.names == ("a", "b.0")
     assert second.names == ("b.1",)
-    assert find_sites(shared)[0].names == ("",)
+    assert find_layers(shared)[0].names == ("",)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ceconv_convert.conversion.read_state_dict import TensorLayer, find_layers
+from ceconv_convert.conversion.read_state_dict import TensorLayer, layers_in_state
 from ceconv_convert.errors import NothingToConvertError, StateDictError
 from ceconv_convert.kernel.circular import (
     from_circular,
@@ -77,7 +77,7 @@ def layers_to_migrate(
     """
     if to not in ("conv3d", "ceconv"):
         raise StateDictError(f"to is 'conv3d' or 'ceconv', found {to!r}")
-    layers = find_layers(state, hidden)
+    layers = layers_in_state(state, hidden)
     _check_direction(layers, to)
     return layers
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from ceconv_convert.conversion.find import FoundLayer
 from ceconv_convert.conversion.plan_table import row_as_data
 from ceconv_convert.conversion.rows import Plan
 from ceconv_convert.files import provenance
@@ -123,6 +124,7 @@ class Session:
         job: what was asked for.
         source: the file that it comes from.
         model: the original.
+        found: its color-equivariant layers.
         layers: the plan.
         evidence: what candidates are judged by.
     """
@@ -130,6 +132,7 @@ class Session:
     job: Job
     source: Source
     model: nn.Module
+    found: Sequence[FoundLayer]
     layers: Plan
     evidence: Evidence
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -15,7 +16,8 @@ from ceconv_convert.cli.files_read import files_read
 from ceconv_convert.cli.job import Candidates, Job, Session
 from ceconv_convert.cli.work import convert_and_write, verify_only
 from ceconv_convert.conversion.convert import check_plan
-from ceconv_convert.conversion.plan import plan
+from ceconv_convert.conversion.find import FoundLayer, find_layers
+from ceconv_convert.conversion.plan import plan_layers
 from ceconv_convert.errors import OutputError
 from ceconv_convert.files.signals import signals_held
 from ceconv_convert.files.source import Source, read_source, sha256_of
@@ -50,26 +52,27 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
         source = read_source(job.model, job.allow, unsafe=job.unsafe)
         _check_forms(job, source)
         model = build_network(source, model=job.factory, arguments=job.arguments)
-    layers = plan(model, job.planned_form)
+    found = find_layers(model)
+    layers = plan_layers(model, found, job.planned_form)
     if layers.rows and job.converted is None:
         terminal.plan(layers)
     if layers.rows or not (layers.converted and job.only_exports):
         check_plan(layers)
     if job.dry_run:
         return True
-    session = Session(job, source, model, layers, _gather(job, model, terminal))
+    session = Session(job, source, model, found, layers, _gather(job, model, found, terminal))
     if job.bench is not None:
         check_bench(job.bench, session.evidence.dtype)
     work = convert_and_write if job.converted is None else verify_only
     with Staging(read, force=job.force) as staging:
-        verdicts, found = work(session, staging, terminal)
+        verdicts, candidates = work(session, staging, terminal)
         passed = all(verdicts)
         bench = run_bench(session, job.bench, terminal) if passed and job.bench is not None else None
         if not passed:
             staging.discard()
         if job.reports:
             with terminal.progress("writing the report"):
-                _write_reports(session, verdicts, found, bench, staging)
+                _write_reports(session, verdicts, candidates, bench, staging)
         with signals_held():
             staging.commit()
             written += (*(job.outputs if passed else ()), *job.reports)
@@ -79,7 +82,7 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
     return passed
 
 
-def _gather(job: Job, model: nn.Module, terminal: Terminal) -> Evidence:
+def _gather(job: Job, model: nn.Module, layers: Sequence[FoundLayer], terminal: Terminal) -> Evidence:
     data = labels = None
     if job.inputs is not None:
         size = None if job.input_shape is None else (job.input_shape[-2], job.input_shape[-1])
@@ -87,7 +90,15 @@ def _gather(job: Job, model: nn.Module, terminal: Terminal) -> Evidence:
             found = read_inputs(job.inputs, size)
         data, labels = found.images, found.labels
     with terminal.progress("running the original and the reference") as progress:
-        evidence = gather(model, job.input_shape, seed=job.seed, data=data, labels=labels, progress=progress)
+        evidence = gather(
+            model,
+            job.input_shape,
+            found=layers,
+            seed=job.seed,
+            data=data,
+            labels=labels,
+            progress=progress,
+        )
     if job.input_shape is not None and job.input_shape != evidence.shape:
         terminal.line(f"{as_text(job.input_shape)} is a batch of 1: an input is {as_text(evidence.shape)}")
     for line in evidence.explain():

@@ -14,13 +14,13 @@ from ceconv_convert.checkpoint.candidate import build_candidate
 from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.migrate import Migrated, check_same, migrate_content, save_migrated
 from ceconv_convert.cli.job import Candidates, Session
-from ceconv_convert.conversion.convert import convert
+from ceconv_convert.conversion.convert import replace_layers
 from ceconv_convert.files import provenance
 from ceconv_convert.files.save import save_module, save_tensors
 from ceconv_convert.files.source import read_source
 from ceconv_convert.files.staging import Staging
 from ceconv_convert.files.system import name_of
-from ceconv_convert.forms.table import FORMS
+from ceconv_convert.forms.table import FORMS, form_named
 from ceconv_convert.onnx.deliver import COMPILED, exportable, write_judged_onnx
 from ceconv_convert.onnx.explain import choices_as_lines
 from ceconv_convert.onnx.export import Exported
@@ -47,7 +47,9 @@ def convert_and_write(
     graphs: Session | None = None
     if form is not None:
         with terminal.progress("converting") as progress:
-            network = convert(session.model, form, progress=progress)
+            network = replace_layers(
+                session.model, session.found, form_named(form).build, form, progress=progress
+            )
             migrated = _migrate(session, network)
         candidate = f"the {form} network"
         with terminal.progress(f"judging {candidate}") as progress:
@@ -105,7 +107,14 @@ def _convolved(session: Session, outputs: Iterable[Path], terminal: Terminal) ->
     data = torch.cat(evidence.data) if evidence.data else None
     with terminal.progress("running the original in float32"):
         model = copy_model(session.model).float()
-        single = gather(model, evidence.shape, seed=session.job.seed, data=data, labels=evidence.labels)
+        single = gather(
+            model,
+            evidence.shape,
+            found=session.found,
+            seed=session.job.seed,
+            data=data,
+            labels=evidence.labels,
+        )
     return replace(session, model=model, evidence=single)
 
 
@@ -126,7 +135,7 @@ def _export(
 
     with terminal.progress("exporting to ONNX and running it"):
         if network is None or form in COMPILED:
-            network = exportable(model, form)
+            network = exportable(model, form, session.found)
         exported, verdict = write_judged_onnx(
             evidence, network, staged, form=form, opset=job.onnx_opset, processor=job.processor, record=record
         )
@@ -154,7 +163,13 @@ def verify_only(session: Session, staging: Staging, terminal: Terminal) -> tuple
         return [verdict], found
     with terminal.progress(f"reading {name}"):
         source = read_source(job.converted, job.allow, unsafe=job.unsafe)
-        network = build_candidate(source, {form: convert(session.model, form) for form in FORMS}).eval()
+        network = build_candidate(
+            source,
+            {
+                form.name: replace_layers(session.model, session.found, form.build, form.name)
+                for form in FORMS.values()
+            },
+        ).eval()
         check_memory(network, session.evidence.shape)
     with terminal.progress(f"judging {name}") as progress:
         verdict = judge_module(session.evidence, network, name, progress=progress)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
-from ceconv_convert.conversion.find import find_sites
-from ceconv_convert.conversion.plan import plan_sites
+from ceconv_convert.conversion.find import FoundLayer, find_layers
+from ceconv_convert.conversion.plan import plan_layers
 from ceconv_convert.conversion.read_module import Refusal
 from ceconv_convert.conversion.rows import Plan
 from ceconv_convert.errors import NothingToConvertError, RefusedLayerError
@@ -66,11 +66,13 @@ def convert(
     (torch.Size([4, 8, 3, 3, 3]), torch.Size([1, 4, 3, 5, 5]))
     """
     build = form_named(form).build
-    return replace_layers(model, build, form, inplace=inplace, strict=strict, progress=progress)
+    found = find_layers(model)
+    return replace_layers(model, found, build, form, inplace=inplace, strict=strict, progress=progress)
 
 
 def replace_layers(
     model: nn.Module,
+    found: Sequence[FoundLayer],
     build: Callable[[KernelSpec], nn.Module],
     form: str,
     *,
@@ -78,22 +80,25 @@ def replace_layers(
     strict: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
-    """As ``convert``, with what ``build`` makes of a spec; ``form`` is its name in the plan."""
+    """As ``convert``, with what ``build`` makes of a spec; ``form`` is its name in the plan.
+
+    ``found`` are the layers of ``model``, or of the model that it is a copy of.
+    """
+    check_plan(plan_layers(model, found, form), strict=strict)
     model = model if inplace else copy_model(model)
-    sites = find_sites(model)
-    check_plan(plan_sites(model, sites, form), strict=strict)
     replacements: dict[nn.Module, nn.Module] = {}
     tied: dict[tuple[object, ...], list[nn.Parameter]] = {}
-    for done, site in enumerate(sites):
-        if isinstance(site.reading, Refusal):
+    for done, each in enumerate(found):
+        if isinstance(each.reading, Refusal):
             continue
         with torch.inference_mode(False), torch.enable_grad():  # requires_grad follows through the algebra
-            layer = build(site.reading.spec)
-        _dress(layer, site.module)
-        _tie(layer, site.module, tied)
-        replacements[site.module] = layer
+            source, spec = each.in_copy(model)
+            layer = build(spec)
+        _dress(layer, source)
+        _tie(layer, source, tied)
+        replacements[source] = layer
         if progress is not None:
-            progress(done + 1, len(sites))
+            progress(done + 1, len(found))
     return replace_modules(model, replacements)
 
 

@@ -1,4 +1,4 @@
-"""Where the color-equivariant layers of a model sit."""
+"""Where the color-equivariant layers of a model are: found and probed once, then known by name."""
 
 from __future__ import annotations
 
@@ -6,22 +6,31 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ceconv_convert.conversion.read_module import LayerReading, Refusal, is_candidate, read_layer
+from ceconv_convert.conversion.read_module import LayerReading, Refusal, is_candidate, read_again, read_layer
+from ceconv_convert.kernel.spec import KernelSpec
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
-    """A candidate layer: where it sits, under how many names, and what was read of it."""
+class FoundLayer:
+    """A layer of a model: the module, its paths, and what was read of it."""
 
     module: nn.Module
     names: tuple[str, ...]
     reading: LayerReading | Refusal
 
+    def in_copy(self, copy: nn.Module) -> tuple[nn.Module, KernelSpec]:
+        """The same layer in a copy of the model, in any dtype, with its spec there; it is not probed again.
 
-def find_sites(model: nn.Module) -> list[Site]:
+        Only for a layer that was not refused.
+        """
+        module = dict(copy.named_modules(remove_duplicate=False))[self.names[0]]
+        return module, read_again(module).spec
+
+
+def find_layers(model: nn.Module) -> tuple[FoundLayer, ...]:
     """Every candidate of ``model``, each module once, with all its names.
 
-    What lies inside a candidate is part of it, and no site of its own.
+    What lies inside a candidate is part of it, and no layer of its own.
     """
     names: dict[nn.Module, list[str]] = {}
     skipped: list[str] = []
@@ -31,7 +40,7 @@ def find_sites(model: nn.Module) -> list[Site]:
         if is_candidate(module):
             names.setdefault(module, []).append(name)
             skipped.append(f"{name}." if name else "")
-    return [Site(module, tuple(paths), _read(module, paths)) for module, paths in names.items()]
+    return tuple(FoundLayer(module, tuple(paths), _read(module, paths)) for module, paths in names.items())
 
 
 def _read(module: nn.Module, names: list[str]) -> LayerReading | Refusal:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from ceconv_convert.conversion.find import Site, find_sites
+from ceconv_convert.conversion.find import FoundLayer, find_layers
 from ceconv_convert.conversion.read_module import Refusal
 from ceconv_convert.conversion.rows import Plan, PlanRow
 from ceconv_convert.conversion.tensor_plan import plan_tensors
@@ -35,26 +35,26 @@ def plan(model: nn.Module | Mapping[str, Tensor], form: str = "conv3d") -> Plan:
         form_named(form)
     if not isinstance(model, nn.Module):
         return plan_tensors(model, form)
-    return plan_sites(model, find_sites(model), form)
+    return plan_layers(model, find_layers(model), form)
 
 
-def plan_sites(model: nn.Module, sites: list[Site], form: str) -> Plan:
-    """The plan for sites already found."""
+def plan_layers(model: nn.Module, found: Sequence[FoundLayer], form: str) -> Plan:
+    """The plan for layers already found."""
     converted = sum(isinstance(module, TargetLayer) for module in model.modules())
-    return Plan(form, tuple(_row(site, form) for site in sites), converted)
+    return Plan(form, tuple(_row(layer, form) for layer in found), converted)
 
 
-def _row(site: Site, form: str) -> PlanRow:
-    name, *aliases = site.names
-    before = _bytes(site.module)
-    if isinstance(site.reading, Refusal):
-        return PlanRow(name, before, tuple(aliases), refusal=site.reading.reason)
-    spec = site.reading.spec
+def _row(layer: FoundLayer, form: str) -> PlanRow:
+    name, *aliases = layer.names
+    before = _bytes(layer.module)
+    if isinstance(layer.reading, Refusal):
+        return PlanRow(name, before, tuple(aliases), refusal=layer.reading.reason)
+    spec = layer.reading.spec
     return PlanRow(
         name=name,
         bytes_before=before,
         aliases=tuple(aliases),
-        kind=site.reading.kind,
+        kind=layer.reading.kind,
         rotations=(spec.in_rotations, spec.out_rotations),
         channels=(spec.in_channels, spec.out_channels),
         kernel_size=spec.kernel_size,

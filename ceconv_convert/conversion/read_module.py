@@ -87,17 +87,13 @@ def read_layer(module: nn.Module) -> LayerReading | Refusal:
     for cls in type(module).__mro__:
         if cls.__name__ in REFUSED_CLASSES:
             return Refusal(REFUSED_CLASSES[cls.__name__])
-    if parametrize.is_parametrized(module):
-        # In training mode some parametrizations update their buffers whenever they are read.
-        module = copy_model(module).eval()
     try:
         if getattr(module, "in_rotations", None) is not None:
             _integer(module, "in_rotations")  # what else is expected depends on it
         unknown = _unaccounted(module)
         if unknown:
             return Refusal(_explain(unknown))
-        with torch.enable_grad():
-            reading = _read(module)
+        reading = read_again(module)
     except SpecError as error:
         return Refusal(str(error))
     if reading.spec.weight.is_meta and (reading.kind == "lifting" or not is_ours(module)):
@@ -108,6 +104,19 @@ def read_layer(module: nn.Module) -> LayerReading | Refusal:
     trial = copy_model(module).to("cpu", torch.get_default_dtype()).eval()
     difference = disagreement(trial, _read(trial).spec)
     return reading if difference is None else Refusal(difference)
+
+
+def read_again(module: nn.Module) -> LayerReading:
+    """What a layer computes that ``read_layer`` took, or a copy of it; nothing is checked by running it.
+
+    Raises:
+        SpecError: where its attributes and parameters do not fit together.
+    """
+    if parametrize.is_parametrized(module):
+        # In training mode some parametrizations update their buffers whenever they are read.
+        module = copy_model(module).eval()
+    with torch.enable_grad():
+        return _read(module)
 
 
 def _read(module: nn.Module) -> LayerReading:

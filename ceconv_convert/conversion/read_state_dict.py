@@ -36,7 +36,7 @@ class TensorLayer:
     pointwise: Tensor | None = None
 
 
-def find_layers(state: Mapping[str, Tensor], hidden: Collection[str] | None = None) -> list[TensorLayer]:
+def layers_in_state(state: Mapping[str, Tensor], hidden: Collection[str] | None = None) -> list[TensorLayer]:
     """The color-equivariant layers of ``state``, in its order.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ceconv_convert.conversion.read_state_dict import TensorLayer, find_layers
+from ceconv_convert.conversion.read_state_dict import TensorLayer, layers_in_state
 from ceconv_convert.conversion.rows import Plan, PlanRow
 from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.color import rotations_of
@@ -21,7 +21,7 @@ def plan_tensors(state: Mapping[str, Tensor], form: str) -> Plan:
     """
     if form != "conv3d":
         raise SpecError(f"a state dict is migrated to conv3d alone, found form={form!r}")
-    return Plan(form, tuple(_row(layer, state, form) for layer in find_layers(state)))
+    return Plan(form, tuple(_row(layer, state, form) for layer in layers_in_state(state)))
 
 
 def _row(layer: TensorLayer, state: Mapping[str, Tensor], form: str) -> PlanRow:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
-from ceconv_convert.conversion.convert import convert, replace_layers
-from ceconv_convert.conversion.plan import plan
+from ceconv_convert.conversion.convert import replace_layers
+from ceconv_convert.conversion.find import FoundLayer, find_layers
+from ceconv_convert.conversion.plan import plan_layers
 from ceconv_convert.conversion.rows import PlanRow
 from ceconv_convert.errors import NothingToConvertError
 from ceconv_convert.files import provenance
 from ceconv_convert.forms.conv3d import DepthConv3d
-from ceconv_convert.forms.table import AUTO
+from ceconv_convert.forms.table import AUTO, form_named
 from ceconv_convert.onnx.check import check_file
 from ceconv_convert.onnx.dialect import SymbolicLayer
 from ceconv_convert.onnx.export import Exported, write_onnx
@@ -30,30 +31,33 @@ COMPILED = (AUTO, "fourier")
 """Forms of ``.onnx`` files whose layers the graph compiler writes."""
 
 
-def exportable(model: nn.Module, form: str) -> nn.Module:
+def exportable(model: nn.Module, form: str, found: Sequence[FoundLayer] | None = None) -> nn.Module:
     """What an ``.onnx`` file of that form is exported from: layers to be compiled, or converted ones.
 
     Layers that are circular already have the same weight in another layout, and are compiled too; a network
     that is converted otherwise stays what it is.
     """
+    found = find_layers(model) if found is None else found
     try:
-        return _compilable(model, form) if form in COMPILED else convert(model, form)
+        if form in COMPILED:
+            return _compilable(model, found, form)
+        return replace_layers(model, found, form_named(form).build, form)
     except NothingToConvertError:
-        if not plan(model, form).converted:
+        if not plan_layers(model, found, form).converted:
             raise
         return model
 
 
-def _compilable(model: nn.Module, form: str) -> nn.Module:
-    found = copy_model(model)
-    circular = [layer for layer in found.modules() if isinstance(layer, DepthConv3d)]
-    found = replace_modules(found, {layer: SymbolicLayer(layer.to_spec()) for layer in circular})
+def _compilable(model: nn.Module, found: Sequence[FoundLayer], form: str) -> nn.Module:
+    copy = copy_model(model)
+    circular = [layer for layer in copy.modules() if isinstance(layer, DepthConv3d)]
+    copy = replace_modules(copy, {layer: SymbolicLayer(layer.to_spec()) for layer in circular})
     try:
-        return replace_layers(found, SymbolicLayer, form, inplace=True)
+        return replace_layers(copy, found, SymbolicLayer, form, inplace=True)
     except NothingToConvertError:
         if not circular:
             raise
-        return found
+        return copy
 
 
 def chosen_row(row: PlanRow, exported: Exported) -> PlanRow:

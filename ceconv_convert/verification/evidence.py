@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ceconv_convert.conversion.find import FoundLayer, find_layers
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
 from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 from ceconv_convert.verification.decisions import decide
@@ -162,6 +163,7 @@ def gather(
     model: nn.Module,
     input_shape: Shape | None = None,
     *,
+    found: Sequence[FoundLayer] | None = None,
     seed: int = 0,
     data: Tensor | None = None,
     labels: Tensor | None = None,
@@ -172,6 +174,7 @@ def gather(
     Args:
         model: the original, in any mode and floating dtype.
         input_shape: without the batch; None finds one that the network runs on.
+        found: its layers; None finds them.
         seed: of the random inputs.
         data: further inputs, ``[count, …]``; None has the random ones alone.
         labels: the classes of ``data``.
@@ -187,11 +190,12 @@ def gather(
         raise VerificationError(
             f"{', '.join(lazy)} has no numbers yet: run the model once, so that its lazy modules get them"
         )
-    original = make_original(model)
+    found = find_layers(model) if found is None else found
+    original = make_original(model, found)
     dtype, device = dtype_of(original), device_of(original)
     if device.type == "meta":
         raise VerificationError("the model is on the meta device and has no numbers: load its weights first")
-    reference, specs = make_reference(model)
+    reference, specs = make_reference(model, found)
     first = next(iter(specs.values()), None)
     if data is not None:
         taken = find_shape(original, tuple(data.shape[1:]), first)
@@ -234,8 +238,8 @@ def gather(
         layers[name] = (random_evidence(layer, spec, seed, dtype, device), *real)
         advance()
     check_repeatable(outputs[0], run_module(original, inputs[0]), dtype)
-    for x, found, wanted in zip(inputs, outputs, exact, strict=True):
-        check_original(found, wanted, dtype, partial(sensitivity.outputs, x, wanted))
+    for x, output, wanted in zip(inputs, outputs, exact, strict=True):
+        check_original(output, wanted, dtype, partial(sensitivity.outputs, x, wanted))
     if labels is not None:
         decide(outputs[-len(batches) :], labels)  # or say that a label is none of the classes
     lifting = [spec.out_rotations for spec in specs.values() if isinstance(spec, LiftingSpec)]

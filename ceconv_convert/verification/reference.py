@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.conversion.find import find_sites
+from ceconv_convert.conversion.find import FoundLayer
 from ceconv_convert.conversion.read_module import Refusal, is_ours
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.surgery.copying import copy_model
 
 
-def make_reference(model: nn.Module) -> tuple[nn.Module, dict[str, KernelSpec]]:
+def make_reference(model: nn.Module, found: Sequence[FoundLayer]) -> tuple[nn.Module, dict[str, KernelSpec]]:
     """A float64 copy of ``model`` in eval mode with its layers in closed form, and their specs by name.
 
     Weights are read after the cast, so that products of parameters are formed in float64.
     """
     exact = copy_model(model).to(torch.float64).eval()
     specs: dict[str, KernelSpec] = {}
-    for site in find_sites(exact):
-        if not isinstance(site.reading, Refusal):  # else it is left as it is in the converted model too
-            specs[site.names[0]] = _close(site.module, site.reading.spec)
+    for layer in found:
+        if not isinstance(layer.reading, Refusal):  # else it is left as it is in the converted model too
+            specs[layer.names[0]] = _close(*layer.in_copy(exact))
     return exact, specs
 
 
-def make_original(model: nn.Module) -> nn.Module:
+def make_original(model: nn.Module, found: Sequence[FoundLayer]) -> nn.Module:
     """A copy of ``model`` in eval mode that runs in its own dtype.
 
     The published layer's forward pass runs in the default dtype alone. In another dtype a layer of a class
     that is not ours computes what its parameters say, which reading it has made sure of.
     """
     original = copy_model(model).eval()
-    for site in find_sites(original):
-        if isinstance(site.reading, Refusal) or is_ours(site.module):
+    for layer in found:
+        if isinstance(layer.reading, Refusal) or is_ours(layer.module):
             continue
-        if site.reading.spec.dtype != torch.get_default_dtype():
-            _close(site.module, site.reading.spec)
+        if layer.reading.spec.dtype != torch.get_default_dtype():
+            _close(*layer.in_copy(original))
     return original
 
 
