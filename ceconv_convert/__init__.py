@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ceconv_convert.checkpoint.state_dict import migrate_state_dict
     from ceconv_convert.conversion.convert import convert
     from ceconv_convert.conversion.plan import plan
-    from ceconv_convert.conversion.rows import Plan
+    from ceconv_convert.conversion.plan_table import Plan
     from ceconv_convert.layers.ceconv2d import CEConv2D, CEConv2d
     from ceconv_convert.layers.pooling import GroupCosetAvgPool, GroupCosetMaxPool, GroupMaxPool2d
     from ceconv_convert.verification.verdict import Verdict
@@ -43,7 +43,7 @@ _FILES = {
     "checkpoint.state_dict": ("migrate_state_dict",),
     "conversion.convert": ("convert",),
     "conversion.plan": ("plan",),
-    "conversion.rows": ("Plan",),
+    "conversion.plan_table": ("Plan",),
     "layers.ceconv2d": ("CEConv2D", "CEConv2d"),
     "layers.pooling": ("GroupCosetAvgPool", "GroupCosetMaxPool", "GroupMaxPool2d"),
     "verification.verdict": ("Verdict",),

@@ -15,7 +15,6 @@ from ceconv_convert.checkpoint.state_dict import migrate_state_dict
 from ceconv_convert.conversion.convert import convert
 from ceconv_convert.conversion.find import find_layers
 from ceconv_convert.conversion.plan import plan, plan_layers
-from ceconv_convert.conversion.plan_table import row_as_data
 from ceconv_convert.errors import SpecError, VerificationError
 from ceconv_convert.files import provenance
 from ceconv_convert.files.staging import Staging
@@ -127,7 +126,7 @@ def export_onnx(
         evidence = gather(model, input_shape, found=found, seed=seed)
 
         def record(verdict: Verdict, exported: Exported) -> provenance.Record:
-            rows = [row_as_data(chosen_row(row, exported)) for row in layers]
+            rows = [chosen_row(row, exported).as_data() for row in layers]
             return provenance.record(type(model).__name__, None, form, rows, verdict_summary(verdict))
 
         exported, verdict = write_judged_onnx(

@@ -10,8 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ceconv_convert.conversion.find import FoundLayer
-from ceconv_convert.conversion.plan_table import row_as_data
-from ceconv_convert.conversion.rows import Plan
+from ceconv_convert.conversion.plan_table import Plan
 from ceconv_convert.files import provenance
 from ceconv_convert.files.source import Source
 from ceconv_convert.files.system import name_of
@@ -149,4 +148,4 @@ class Session:
             rows = tuple(chosen_row(row, exported) for row in rows)
         summary = None if verdict is None else verdict_summary(verdict)
         name, sha256 = name_of(self.source.path), self.source.sha256
-        return provenance.record(name, sha256, form, map(row_as_data, rows), summary)
+        return provenance.record(name, sha256, form, [row.as_data() for row in rows], summary)

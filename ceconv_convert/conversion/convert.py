@@ -9,8 +9,8 @@ from torch import nn
 
 from ceconv_convert.conversion.find import FoundLayer, find_layers
 from ceconv_convert.conversion.plan import plan_layers
+from ceconv_convert.conversion.plan_table import Plan
 from ceconv_convert.conversion.read_module import Refusal
-from ceconv_convert.conversion.rows import Plan
 from ceconv_convert.errors import NothingToConvertError, RefusedLayerError
 from ceconv_convert.forms.table import form_named
 from ceconv_convert.kernel.spec import KernelSpec

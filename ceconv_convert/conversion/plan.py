@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from ceconv_convert.conversion.find import FoundLayer, find_layers
+from ceconv_convert.conversion.plan_table import Plan, PlanRow
 from ceconv_convert.conversion.read_module import Refusal
-from ceconv_convert.conversion.rows import Plan, PlanRow
-from ceconv_convert.conversion.tensor_plan import plan_tensors
+from ceconv_convert.conversion.read_state_dict import TensorLayer, layers_in_state
+from ceconv_convert.errors import SpecError
 from ceconv_convert.forms.table import AUTO, form_named
 from ceconv_convert.forms.target import TargetLayer
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.color import rotations_of
 
 
 def plan(model: nn.Module | Mapping[str, Tensor], form: str = "conv3d") -> Plan:
     """What ``convert(model, form)``, or ``migrate_state_dict(model)``, would do.
 
+    A state dict does not tell stride and padding, nor the rotations out of some layers.
+
     Args:
         model: any module, or a state dict; it is not changed.
-        form: ``conv3d``, ``conv2d`` or ``fourier``; ``auto`` for a module that becomes an ``.onnx`` file.
+        form: ``conv3d``, ``conv2d`` or ``fourier``; ``auto`` for a module that becomes an ``.onnx`` file;
+            of a state dict ``conv3d`` alone.
 
     Raises:
         SpecError: for a form that does not exist, or that a state dict cannot take.
@@ -31,25 +35,36 @@ def plan(model: nn.Module | Mapping[str, Tensor], form: str = "conv3d") -> Plan:
     >>> [row.kind for row in plan(nn.Sequential(CEConv2d(1, 3, 3, 8, 3), CEConv2d(3, 3, 8, 8, 3)))]
     ['lifting', 'separable']
     """
-    if form != AUTO or not isinstance(model, nn.Module):
-        form_named(form)
-    if not isinstance(model, nn.Module):
-        return plan_tensors(model, form)
-    return plan_layers(model, find_layers(model), form)
+    if isinstance(model, nn.Module):
+        return plan_layers(model, find_layers(model), form)
+    form_named(form)
+    if form != "conv3d":
+        raise SpecError(f"a state dict is migrated to conv3d alone, found form={form!r}")
+    return Plan(form, tuple(_row_of_tensors(layer, model, form) for layer in layers_in_state(model)))
 
 
 def plan_layers(model: nn.Module, found: Sequence[FoundLayer], form: str) -> Plan:
-    """The plan for layers already found."""
+    """The plan for layers already found.
+
+    Raises:
+        SpecError: for a form that does not exist.
+    """
+    if form != AUTO:
+        form_named(form)
     converted = sum(isinstance(module, TargetLayer) for module in model.modules())
     return Plan(form, tuple(_row(layer, form) for layer in found), converted)
 
 
 def _row(layer: FoundLayer, form: str) -> PlanRow:
     name, *aliases = layer.names
-    before = _bytes(layer.module)
+    before = _bytes([*layer.module.parameters(), *layer.module.buffers()])
     if isinstance(layer.reading, Refusal):
         return PlanRow(name, before, tuple(aliases), refusal=layer.reading.reason)
     spec = layer.reading.spec
+    after = None
+    if form != AUTO:
+        shapes = form_named(form).shapes(spec).values()
+        after = sum(map(math.prod, shapes)) * spec.dtype.itemsize
     return PlanRow(
         name=name,
         bytes_before=before,
@@ -61,14 +76,28 @@ def _row(layer: FoundLayer, form: str) -> PlanRow:
         stride=spec.stride,
         padding=spec.padding,
         form=AUTO if form == AUTO else form_named(form).used(spec),
-        bytes_after=None if form == AUTO else _bytes_after(spec, form),
+        bytes_after=after,
     )
 
 
-def _bytes(module: nn.Module) -> int:
-    tensors = [*module.parameters(), *module.buffers()]
+def _row_of_tensors(layer: TensorLayer, state: Mapping[str, Tensor], form: str) -> PlanRow:
+    weight = layer.weight if layer.pointwise is None else layer.pointwise * layer.weight
+    bias = state.get(f"{layer.name}bias")
+    kept = [tensor for tensor in (bias, layer.matrix) if tensor is not None]
+    before = [layer.weight, *kept] if layer.pointwise is None else [layer.weight, layer.pointwise, *kept]
+    rotations = 1 if layer.matrix is not None else weight.shape[2]
+    out_rotations = rotations if layer.matrix is None else rotations_of(layer.matrix)
+    return PlanRow(
+        name=layer.name.rstrip("."),
+        bytes_before=_bytes(before),
+        kind=layer.kind,
+        rotations=None if out_rotations is None else (rotations, out_rotations),
+        channels=(weight.shape[1], weight.shape[0]),
+        kernel_size=(weight.shape[3], weight.shape[4]),
+        form=form,
+        bytes_after=_bytes([weight, *kept]),
+    )
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _bytes_after(spec: KernelSpec, form: str) -> int:
-    return sum(math.prod(shape) for shape in form_named(form).shapes(spec).values()) * spec.dtype.itemsize

@@ -1,25 +1,120 @@
-"""The plan as a table."""
+"""A plan of a conversion, one row a color-equivariant layer, and its text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from ceconv_convert.conversion.rows import Plan, PlanRow
+from ceconv_convert.kernel.spec import Padding, Pair
 
 HEADINGS = (
-    "layer",
-    "kind",
-    "rotations",
-    "channels",
-    "kernel",
-    "stride",
-    "padding",
-    "form",
-    "before",
-    "after",
+    *("layer", "kind", "rotations", "channels", "kernel"),
+    *("stride", "padding", "form", "before", "after"),
 )
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One layer and its replacement; None for what a state dict or a refused layer does not tell.
+
+    Attributes:
+        name: its path in the module, ``""`` for the root; ``aliases`` are further paths of the same module.
+        kind: ``lifting``, ``hidden`` or ``separable``.
+        rotations: N_in, N_out; ``channels`` are I, O.
+        padding: zeros, ``((top, bottom), (left, right))``; kernel size and stride are rows, columns.
+        form: of the replacement.
+        bytes_before: of the layer's parameters and buffers; ``bytes_after`` of its replacement's.
+        refusal: why the layer is not converted; None where it is.
+    """
+
+    name: str
+    bytes_before: int
+    aliases: tuple[str, ...] = ()
+    kind: str | None = None
+    rotations: Pair | None = None
+    channels: Pair | None = None
+    kernel_size: Pair | None = None
+    stride: Pair | None = None
+    padding: Padding | None = None
+    form: str | None = None
+    bytes_after: int | None = None
+    refusal: str | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        """One text for each of ``HEADINGS``."""
+        name = self.name or "(root)"
+        if self.aliases:
+            name += f" (= {', '.join(self.aliases)})"
+        padding = [low if low == high else f"{low}+{high}" for low, high in self.padding or ()]
+        return (
+            name,
+            self.kind or "refused",
+            "→".join(map(str, self.rotations or ())),
+            "→".join(map(str, self.channels or ())),
+            "×".join(map(str, self.kernel_size or ())),
+            _pair_as_text(self.stride or ()),
+            _pair_as_text(padding),
+            self.form or "",
+            bytes_as_text(self.bytes_before),
+            "" if self.bytes_after is None else bytes_as_text(self.bytes_after),
+        )
+
+    def as_data(self) -> dict[str, object]:
+        """The row as plain data, for reports and provenance records."""
+        fields = ("rotations", "channels", "kernel_size", "stride", "padding")
+        shapes = {name: _as_lists(getattr(self, name)) for name in fields}
+        return {
+            "name": self.name,
+            "aliases": list(self.aliases),
+            "kind": self.kind,
+            **shapes,
+            "form": self.form,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows, in the order of the module; ``converted`` counts layers that are in a target form already."""
+
+    form: str
+    rows: tuple[PlanRow, ...]
+    converted: int = 0
+
+    @property
+    def refused(self) -> tuple[PlanRow, ...]:
+        """The rows that stay as they are."""
+        return tuple(row for row in self.rows if row.refusal is not None)
+
+    @property
+    def convertible(self) -> tuple[PlanRow, ...]:
+        """The rows that are replaced."""
+        return tuple(row for row in self.rows if row.refusal is None)
+
+    def refusals(self) -> list[str]:
+        """A line for each refused layer."""
+        return [f"{row.name or '(root)'} is refused: {row.refusal}" for row in self.refused]
+
+    def totals(self) -> str:
+        """One line about the whole plan."""
+        rows = self.convertible
+        before = bytes_as_text(sum(row.bytes_before for row in rows))
+        line = f"{len(rows)} layer{'' if len(rows) == 1 else 's'} to {self.form}, {before}"
+        after = [row.bytes_after for row in rows if row.bytes_after is not None]
+        if len(after) == len(rows):
+            line += f" → {bytes_as_text(sum(after))}"
+        return f"{line}; {len(self.refused)} refused" if self.refused else line
+
+    def __iter__(self) -> Iterator[PlanRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        table = [HEADINGS, *(row.cells() for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table]
+        return "\n".join([*lines, *self.refusals(), self.totals()])
 
 
 def bytes_as_text(count: int) -> str:
@@ -28,74 +123,20 @@ def bytes_as_text(count: int) -> str:
     >>> bytes_as_text(999), bytes_as_text(12_345), bytes_as_text(3_456_789)
     ('999 B', '12.3 kB', '3.5 MB')
     """
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
+    if count < 1000:
+        return f"{count} B"
+    size = count / 1000
+    for unit in ("kB", "MB"):
         if size < 1000:
-            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+            return f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
 
 
-def row_as_cells(row: PlanRow) -> tuple[str, ...]:
-    """A row of the plan, one text a heading; of a refused one, only its name and size."""
-    name = row.name or "(root)"
-    if row.aliases:
-        name += f" (= {', '.join(row.aliases)})"
-    if row.kind is None:
-        return (name, "refused", "", "", "", "", "", "", bytes_as_text(row.bytes_before), "")
-    padding = tuple(side[0] if side[0] == side[1] else f"{side[0]}+{side[1]}" for side in row.padding or ())
-    return (
-        name,
-        row.kind,
-        "→".join(map(str, row.rotations or ())),
-        "→".join(map(str, row.channels or ())),
-        "×".join(map(str, row.kernel_size or ())),
-        _once(row.stride or ()),
-        _once(padding),
-        row.form or "",
-        bytes_as_text(row.bytes_before),
-        "" if row.bytes_after is None else bytes_as_text(row.bytes_after),
-    )
+def _as_lists(value: object) -> object:
+    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
-def row_as_data(row: PlanRow) -> dict[str, object]:
-    """A row of the plan as plain data, for reports and records."""
-    fields = ("rotations", "channels", "kernel_size", "stride", "padding")
-    shapes = {name: _listed(getattr(row, name)) for name in fields}
-    return {"name": row.name, "aliases": list(row.aliases), "kind": row.kind, **shapes, "form": row.form}
-
-
-def _listed(value: object) -> object:
-    return [_listed(item) for item in value] if isinstance(value, tuple) else value
-
-
-def refusals(plan: Plan) -> list[str]:
-    """A line for each refused layer."""
-    return [f"{row.name or '(root)'} is refused: {row.refusal}" for row in plan.refused]
-
-
-def totals(plan: Plan) -> str:
-    """One line about the whole plan."""
-    before = sum(row.bytes_before for row in plan.convertible)
-    after = sum(row.bytes_after or 0 for row in plan.convertible)
-    count = f"{len(plan.convertible)} layer{'' if len(plan.convertible) == 1 else 's'}"
-    line = f"{count} to {plan.form}, {bytes_as_text(before)}"
-    if all(row.bytes_after is not None for row in plan.convertible):
-        line += f" → {bytes_as_text(after)}"
-    return f"{line}; {len(plan.refused)} refused" if plan.refused else line
-
-
-def plan_as_text(plan: Plan) -> str:
-    """The plan as a plain table."""
-    rows = [HEADINGS, *(row_as_cells(row) for row in plan)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return "\n".join([*lines, *refusals(plan), totals(plan)])
-
-
-def _once(values: Sequence[object]) -> str:
+def _pair_as_text(values: Sequence[object]) -> str:
     """Two equal values as one, else both."""
-    texts = [str(value) for value in values]
-    return texts[0] if len(set(texts)) == 1 else "×".join(texts)
+    return "×".join(dict.fromkeys(map(str, values)))

@@ -25,7 +25,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from ceconv_convert.bench.measure import Bench
-    from ceconv_convert.conversion.rows import Plan
+    from ceconv_convert.conversion.plan_table import Plan
     from ceconv_convert.verification.verdict import Verdict
 
 _RIGHT = frozenset({"before", "after"})
@@ -58,14 +58,14 @@ class Terminal:
 
     def plan(self, plan: Plan) -> None:
         """The table of layers."""
-        from ceconv_convert.conversion.plan_table import HEADINGS, refusals, row_as_cells, totals
+        from ceconv_convert.conversion.plan_table import HEADINGS
 
         if self._quiet:
             return
-        self._table(HEADINGS, _RIGHT, ((row_as_cells(row), "red" if row.refusal else None) for row in plan))
-        for refusal in refusals(plan):
+        self._table(HEADINGS, _RIGHT, ((row.cells(), "red" if row.refusal else None) for row in plan))
+        for refusal in plan.refusals():
             self._out.print(Text(refusal, style="red"))
-        self.line(totals(plan))
+        self.line(plan.totals())
 
     def bench(self, bench: Bench) -> None:
         """The table of candidates, the fastest in each runtime in bold."""
