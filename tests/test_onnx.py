@@ -22,7 +22,7 @@ from ceconv_convert.onnx.deliver import chosen_row, exportable, write_judged_onn
 from ceconv_convert.onnx.export import Exported
 from ceconv_convert.onnx.passes.choose import Choice
 from ceconv_convert.onnx.runtime import OnnxRunner
-from ceconv_convert.surgery.wrappers import wrapper_prefix
+from ceconv_convert.surgery import wrapper_prefix
 from ceconv_convert.verification.evidence import gather
 from ceconv_convert.verification.steps import Step
 from ceconv_convert.verification.walk import Walk

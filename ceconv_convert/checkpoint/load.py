@@ -28,7 +28,7 @@ from ceconv_convert.files.class_names import import_from
 from ceconv_convert.files.sanity import check_tensors
 from ceconv_convert.files.skeleton import check_skeleton
 from ceconv_convert.files.source import Source, read_source
-from ceconv_convert.surgery.wrappers import unwrapped
+from ceconv_convert.surgery import unwrapped
 
 
 def load(

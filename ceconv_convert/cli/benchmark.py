@@ -20,8 +20,7 @@ from ceconv_convert.onnx.deliver import exportable
 from ceconv_convert.onnx.export import DEFAULT_OPSET, write_onnx
 from ceconv_convert.onnx.runtime import CONVOLVED
 from ceconv_convert.report.terminal import Terminal
-from ceconv_convert.surgery.copying import copy_model
-from ceconv_convert.surgery.wrappers import unwrapped
+from ceconv_convert.surgery import copy_model, unwrapped
 from ceconv_convert.verification.evidence import Evidence, Progress
 from ceconv_convert.verification.shapes import random_input
 

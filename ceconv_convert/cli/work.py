@@ -27,7 +27,7 @@ from ceconv_convert.onnx.export import Exported
 from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.runtime import CONVOLVED, OnnxRunner
 from ceconv_convert.report.terminal import Terminal
-from ceconv_convert.surgery.copying import copy_model
+from ceconv_convert.surgery import copy_model
 from ceconv_convert.verification.evidence import gather
 from ceconv_convert.verification.judge import judge_module
 from ceconv_convert.verification.running import Outputs

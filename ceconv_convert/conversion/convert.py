@@ -14,8 +14,7 @@ from ceconv_convert.conversion.read_module import Refusal
 from ceconv_convert.errors import NothingToConvertError, RefusedLayerError
 from ceconv_convert.forms.table import form_named
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.surgery.copying import copy_model
-from ceconv_convert.surgery.replace import replace_modules
+from ceconv_convert.surgery import copy_model, replace_modules
 
 _HOOKS = (
     "_forward_pre_hooks",

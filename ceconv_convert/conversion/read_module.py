@@ -27,7 +27,7 @@ from ceconv_convert.kernel.spec import (
     normalize_pair,
 )
 from ceconv_convert.layers.ceconv2d import PICKLED_AS, CEConv2d
-from ceconv_convert.surgery.copying import copy_model
+from ceconv_convert.surgery import copy_model
 
 _ATTRIBUTES = frozenset(
     (

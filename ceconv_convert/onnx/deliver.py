@@ -22,8 +22,7 @@ from ceconv_convert.onnx.export import Exported, write_onnx
 from ceconv_convert.onnx.judge_file import Wrong, judge_onnx, wrong_sizes
 from ceconv_convert.onnx.metadata import write_metadata
 from ceconv_convert.onnx.runtime import check_dtype
-from ceconv_convert.surgery.copying import copy_model
-from ceconv_convert.surgery.replace import replace_modules
+from ceconv_convert.surgery import copy_model, replace_modules
 from ceconv_convert.verification.evidence import Evidence, Progress
 from ceconv_convert.verification.verdict import Verdict
 

@@ -23,8 +23,7 @@ from ceconv_convert.onnx.ends import Ends, boundaries_in, ends_of_modules
 from ceconv_convert.onnx.passes.costs import block_of
 from ceconv_convert.onnx.quiet import quiet
 from ceconv_convert.onnx.tidy import name_ends
-from ceconv_convert.surgery.copying import copy_model
-from ceconv_convert.surgery.wrappers import unwrapped, wrapper_prefix
+from ceconv_convert.surgery import copy_model, unwrapped, wrapper_prefix
 
 DEFAULT_OPSET = 18
 """The oldest opset that torch's exporter writes without conversion: the most runtimes read it."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, first_line
 from ceconv_convert.forms.target import TargetLayer
-from ceconv_convert.surgery.copying import copy_model
+from ceconv_convert.surgery import copy_model
 from ceconv_convert.verification.decisions import accuracy
 from ceconv_convert.verification.distance import distance, distances, largest
 from ceconv_convert.verification.evidence import Evidence, Progress

@@ -11,7 +11,7 @@ from ceconv_convert.conversion.find import FoundLayer
 from ceconv_convert.conversion.read_module import Refusal, is_ours
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.surgery.copying import copy_model
+from ceconv_convert.surgery import copy_model
 
 
 def make_reference(model: nn.Module, found: Sequence[FoundLayer]) -> tuple[nn.Module, dict[str, KernelSpec]]:

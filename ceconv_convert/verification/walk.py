@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.surgery.wrappers import wrapper_prefix
+from ceconv_convert.surgery import wrapper_prefix
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.layouts import Layouts
 from ceconv_convert.verification.sensitivity import Sensitivity
