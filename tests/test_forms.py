@@ -25,7 +25,7 @@ EVERY_FORM = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @EVERY_FORM
 @GOLDEN
 def test_golden_layer_in_float64(golden, form):
-    layer = form.build(read_layer(golden.layer(torch.float64)).spec)
+    layer = form.build(read_layer(golden.layer(torch.float64)))
     output = layer(golden.input.double())
     assert output.is_contiguous()
     assert relative(output, golden.output_float64) <= 1e-12
@@ -34,7 +34,7 @@ def test_golden_layer_in_float64(golden, form):
 @EVERY_FORM
 @GOLDEN
 def test_golden_layer_in_float32_is_as_exact_as_the_published_one(golden, form):
-    output = form.build(read_layer(golden.layer()).spec)(golden.input)
+    output = form.build(read_layer(golden.layer()))(golden.input)
     own = float((golden.output - golden.output_float64).abs().max())
     error = float((output.detach() - golden.output_float64).abs().max())
     assert Measure(error, own, float(golden.output_float64.abs().max()), torch.float32).problem is None
@@ -43,7 +43,7 @@ def test_golden_layer_in_float32_is_as_exact_as_the_published_one(golden, form):
 @EVERY_FORM
 @GOLDEN
 def test_shapes_are_known_without_building(golden, form):
-    spec = read_layer(golden.layer()).spec
+    spec = read_layer(golden.layer())
     built = form.build(spec)
     assert {name: tensor.shape for name, tensor in built.state_dict().items()} == form.shapes(spec)
     assert built.form == form.used(spec)
@@ -59,7 +59,7 @@ def test_same_padding_with_an_even_kernel(form, kernel):
         layer.double()
         x = torch.randn(2, 3, 3, 7, 6) if layer.in_rotations == 3 else torch.randn(2, 3, 7, 6)
         x = x[:, : layer.in_channels].double()
-        assert relative(form.build(read_layer(layer).spec)(x), layer(x)) <= 1e-12
+        assert relative(form.build(read_layer(layer))(x), layer(x)) <= 1e-12
 
 
 @EVERY_FORM
@@ -69,7 +69,7 @@ def test_lifting_to_any_rotations_with_any_matrix(form, rotations, matrix):
     torch.manual_seed(rotations)
     layer = CEConv2d(1, rotations, 3, 4, 3, padding=(2, 0), stride=(1, 2), learnable=matrix == "any").double()
     x = torch.randn(2, 3, 8, 9, dtype=torch.float64)
-    converted = form.build(read_layer(layer).spec)
+    converted = form.build(read_layer(layer))
     assert relative(converted(x), layer(x)) <= 1e-12
     assert relative(converted(x.unsqueeze(2)), layer(x)) <= 1e-12
 
@@ -81,7 +81,7 @@ def test_rotations_in_and_out_differ(form, n_in, n_out):
     torch.manual_seed(n_in)
     layer = CEConv2d(n_in, n_out, 2, 3, 3, padding=1).double()
     x = torch.randn(2, 2, n_in, 5, 6, dtype=torch.float64)
-    assert relative(form.build(read_layer(layer).spec)(x), layer(x)) <= 1e-12
+    assert relative(form.build(read_layer(layer))(x), layer(x)) <= 1e-12
 
 
 CHANGES = {
@@ -113,7 +113,7 @@ def test_a_plain_circular_conv3d_takes_the_weight_of_a_hidden_layer(rotations):
     """The seed's own move: load the converted state dict into ``nn.Conv3d``."""
     torch.manual_seed(0)
     layer = CEConv2d(rotations, rotations, 4, 5, 3, separable=False).double()
-    converted = FORMS["conv3d"].build(read_layer(layer).spec)
+    converted = FORMS["conv3d"].build(read_layer(layer))
     plain = nn.Conv3d(
         4, 5, (rotations, 3, 3), padding=((rotations - 1) // 2, 0, 0), padding_mode="circular"
     ).double()
@@ -125,7 +125,7 @@ def test_a_plain_circular_conv3d_takes_the_weight_of_a_hidden_layer(rotations):
 def test_lifting_to_three_hues_is_the_seeds_permuted_conv3d():
     torch.manual_seed(0)
     layer = CEConv2d(1, 3, 3, 16, 3)
-    converted = FORMS["conv3d"].build(read_layer(layer).spec)
+    converted = FORMS["conv3d"].build(read_layer(layer))
     assert isinstance(converted, CircularConv3d)
     seed = layer.weight.detach().permute(0, 2, 1, 3, 4)[:, :, (2, 0, 1)]
     assert torch.equal(converted.weight, seed)
@@ -137,14 +137,14 @@ def test_lifting_to_three_hues_is_the_seeds_permuted_conv3d():
 
 def test_other_lifting_layers_keep_their_weight_unpermuted():
     layer = CEConv2d(1, 6, 3, 4, 3)
-    converted = FORMS["conv3d"].build(read_layer(layer).spec)
+    converted = FORMS["conv3d"].build(read_layer(layer))
     assert isinstance(converted, ColorStackConv3d)
     assert torch.equal(converted.weight, layer.weight.transpose(1, 2))
 
 
 def test_a_learnable_matrix_goes_on_learning():
     layer = CEConv2d(1, 5, 3, 4, 3, learnable=True)
-    converted = FORMS["conv3d"].build(read_layer(layer).spec)
+    converted = FORMS["conv3d"].build(read_layer(layer))
     x = torch.randn(1, 3, 6, 6)
     for each in (layer, converted):
         each(x).square().sum().backward()
@@ -155,7 +155,7 @@ def test_a_learnable_matrix_goes_on_learning():
 
 @EVERY_FORM
 def test_building_draws_no_random_numbers(form):
-    spec = read_layer(CEConv2d(3, 3, 2, 2, 3)).spec
+    spec = read_layer(CEConv2d(3, 3, 2, 2, 3))
     state = torch.get_rng_state()
     layer = form.build(spec)
     assert torch.equal(torch.get_rng_state(), state)
@@ -163,7 +163,7 @@ def test_building_draws_no_random_numbers(form):
 
 
 def test_conv3d_layers_are_conv3d_and_others_are_refused_as_circular():
-    spec = read_layer(CEConv2d(1, 4, 3, 2, 3)).spec
+    spec = read_layer(CEConv2d(1, 4, 3, 2, 3))
     assert isinstance(FORMS["conv3d"].build(spec), nn.Conv3d)
     with pytest.raises(SpecError, match="not cyclic"):
         CircularConv3d(spec)

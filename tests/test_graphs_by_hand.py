@@ -23,7 +23,7 @@ network (float[B,3,H,W] x) => (float{shape} y)
 @pytest.fixture
 def lifting():
     torch.manual_seed(0)
-    return read_layer(CEConv2d(1, 3, 3, 4, 3, padding=1)).spec.map(lambda tensor: tensor.detach().double())
+    return read_layer(CEConv2d(1, 3, 3, 4, 3, padding=1)).map(lambda tensor: tensor.detach().double())
 
 
 def compiled(spec, body, shape):

@@ -24,13 +24,10 @@ from ceconv_convert.checkpoint.container import (
 )
 from ceconv_convert.checkpoint.optimizer import carry_all_over
 from ceconv_convert.checkpoint.state_dict import (
-    Direction,
-    effective_weight,
     layers_to_migrate,
     migrate_state_dict,
-    moved,
 )
-from ceconv_convert.conversion.read_state_dict import TensorLayer
+from ceconv_convert.conversion.read_state_dict import Direction, LayerTensors
 from ceconv_convert.errors import (
     ConversionError,
     StateDictError,
@@ -39,7 +36,6 @@ from ceconv_convert.errors import (
 )
 from ceconv_convert.files import provenance
 from ceconv_convert.files.safetensors_io import (
-    Stored,
     bytes_of,
     is_safetensors,
     open_stored,
@@ -65,7 +61,7 @@ class Migrated:
 
     content: Mapping[str, Any]
     nest: tuple[str, ...]
-    layers: tuple[TensorLayer, ...]
+    layers: tuple[LayerTensors, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -192,10 +188,10 @@ def check_same(migrated: Migrated, network: nn.Module) -> None:
     raise VerificationError("the migrated weights have other names than the network's")
 
 
-def layer_as_data(layer: TensorLayer) -> dict[str, object]:
+def layer_as_data(layer: LayerTensors) -> dict[str, object]:
     """A layer of a state dict, for the record."""
-    weight = effective_weight(replace(layer, matrix=None))
-    return {"name": layer.name.rstrip("."), "kind": layer.kind, "weight": list(weight.shape)}
+    shape = list(layer.effective_weight().shape)
+    return {"name": layer.name.rstrip("."), "kind": layer.kind, "weight": shape}
 
 
 def _with_provenance(migrated: Migrated, made: provenance.Record) -> Mapping[str, Any]:
@@ -236,7 +232,7 @@ def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | N
         made = provenance.record(name_of(path), sha256_of(stored.files), to, map(layer_as_data, layers), None)
         by_weight = {f"{layer.name}weight": layer for layer in layers}
         for layer in layers:
-            state[f"{layer.name}weight"] = moved(layer, effective_weight(layer), to)
+            state[f"{layer.name}weight"] = layer.moved(layer.effective_weight(), to)
             state.pop(f"{layer.name}pointwise_weight", None)
 
         def chunks(name: str) -> Iterator[bytes | memoryview]:
@@ -244,17 +240,8 @@ def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | N
             if layer is None:
                 yield from stored.tensors[name].chunks()
             else:
-                full = _filled(layer, stored)
-                yield bytes_of(moved(full, effective_weight(full), to))
+                numbers: Any = {key: stored.tensors[layer.name + key].read() for key in layer.factors}
+                full = replace(layer, **numbers)
+                yield bytes_of(full.moved(full.effective_weight(), to))
 
         write_stored(staged, state, chunks, {**stored.metadata, provenance.KEY: provenance.as_text(made)})
-
-
-def _filled(layer: TensorLayer, stored: Stored) -> TensorLayer:
-    """A layer found among empty tensors, with its numbers."""
-    pointwise = stored.tensors.get(f"{layer.name}pointwise_weight")
-    return replace(
-        layer,
-        weight=stored.tensors[f"{layer.name}weight"].read(),
-        pointwise=None if pointwise is None else pointwise.read(),
-    )

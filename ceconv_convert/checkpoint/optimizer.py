@@ -14,8 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ceconv_convert.checkpoint.state_dict import Direction, moved
-from ceconv_convert.conversion.read_state_dict import TensorLayer, has_numbers
+from ceconv_convert.conversion.read_state_dict import Direction, LayerTensors, SeparableTensors, has_numbers
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -45,7 +44,7 @@ def is_optimizer(found: object) -> bool:
 
 
 def carry_all_over(
-    content: Mapping[str, Any], state: Mapping[str, Tensor], layers: Iterable[TensorLayer], to: Direction
+    content: Mapping[str, Any], state: Mapping[str, Tensor], layers: Iterable[LayerTensors], to: Direction
 ) -> tuple[Mapping[str, Any], list[str]]:
     """A container with the state of every optimizer in it carried over, and a line on each.
 
@@ -111,7 +110,7 @@ class _Walk:
 
 
 def carry_over(
-    optimizer: Mapping[str, Any], state: Mapping[str, Tensor], layers: Iterable[TensorLayer], to: Direction
+    optimizer: Mapping[str, Any], state: Mapping[str, Tensor], layers: Iterable[LayerTensors], to: Direction
 ) -> CarriedOver:
     """The optimizer's state for the migrated parameters.
 
@@ -125,7 +124,7 @@ def carry_over(
     if names is None:
         return CarriedOver(None, 0, 0)
     moves = {f"{layer.name}weight": layer for layer in layers}
-    factors = {name: layer for name, layer in moves.items() if layer.pointwise is not None}
+    factors = {name: layer for name, layer in moves.items() if isinstance(layer, SeparableTensors)}
     gone = {f"{layer.name}pointwise_weight" for layer in factors.values()}
     positions = {old: new for new, old in enumerate(i for i, name in enumerate(names) if name not in gone)}
     kept = {}
@@ -150,14 +149,14 @@ def _without_gone(group: Mapping[str, Any], positions: Mapping[int, int]) -> dic
     return changed
 
 
-def _moved_memory(layer: TensorLayer, memory: Mapping[str, Any], to: Direction) -> dict[str, Any] | None:
+def _moved_memory(layer: LayerTensors, memory: Mapping[str, Any], to: Direction) -> dict[str, Any] | None:
     """Every tensor of the weight's shape moved as the weight is; None where there is anything else."""
     result: dict[str, Any] = {}
     for key, value in memory.items():
         if isinstance(value, Tensor) and value.numel() > 1:
             if value.shape != layer.weight.shape or not has_numbers(value):
                 return None  # factored, flattened or sparse: it has no layout to move
-            value = moved(layer, value, to).contiguous()
+            value = layer.moved(value, to).contiguous()
         elif not isinstance(value, (Tensor, int, float, str, type(None))):
             return None  # a history, in whatever layout
         result[key] = value

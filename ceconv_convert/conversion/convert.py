@@ -16,17 +16,6 @@ from ceconv_convert.forms.table import form_named
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.surgery import copy_model, replace_modules
 
-_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-    "_is_full_backward_hook",
-)
-
 
 def convert(
     model: nn.Module,
@@ -93,8 +82,8 @@ def replace_layers(
         with torch.inference_mode(False), torch.enable_grad():  # requires_grad follows through the algebra
             source, spec = each.in_copy(model)
             layer = build(spec)
-        _dress(layer, source)
-        _tie(layer, source, tied)
+        _keep_mode_and_hooks(layer, source)
+        _share_tied_parameters(layer, source, tied)
         replacements[source] = layer
         if progress is not None:
             progress(done + 1, len(found))
@@ -114,34 +103,31 @@ def check_plan(plan: Plan, *, strict: bool = True) -> None:
         raise RefusedLayerError(f"{count}: {reasons}")
 
 
-def _dress(layer: nn.Module, source: nn.Module) -> None:
-    """Give ``layer`` the mode and hooks of the layer that it replaces."""
+def _keep_mode_and_hooks(layer: nn.Module, source: nn.Module) -> None:
     layer.train(source.training)
-    for name in _HOOKS:
-        if name in vars(source):
-            setattr(layer, name, getattr(source, name))
+    for name, value in vars(source).items():
+        if name.startswith(("_forward_", "_backward_", "_is_full_backward_")) and "hook" in name:
+            setattr(layer, name, value)
 
 
-def _tie(layer: nn.Module, source: nn.Module, tied: dict[tuple[object, ...], list[nn.Parameter]]) -> None:
-    """Where an earlier layer's new parameters are the same function of the same old ones, share them.
+def _share_tied_parameters(
+    layer: nn.Module, source: nn.Module, made: dict[tuple[object, ...], list[nn.Parameter]]
+) -> None:
+    """Use an earlier layer's parameters where they were computed from the same ones and have the same values.
 
-    A color matrix is part of that function where the new layer has none of its own; a frozen one is a
-    constant, and where it makes a difference, it shows in the numbers.
+    Equal values alone are no tie; nor are the same origins, since a frozen color matrix is none of them.
     """
-    baked = getattr(layer, "transformation_matrix", None) is None
-    origins = {
-        name: id(parameter)
-        for name, parameter in source.named_parameters(recurse=False)
-        if name != "transformation_matrix" or (baked and parameter.requires_grad)
-    }
-    bias = origins.pop("bias", None)
-    for name, parameter in list(layer.named_parameters(recurse=False)):
-        origin = bias if name == "bias" else tuple(origins.values())
-        if not origin or name == "transformation_matrix":
-            continue  # parametrized: what acts is computed anew for each layer; a matrix stays the very same
-        made = tied.setdefault((name, origin, type(layer)), [])
-        twin = next((other for other in made if torch.equal(other, parameter)), None)
+    old, new = (dict(module.named_parameters(recurse=False)) for module in (source, layer))
+    bias, matrix = old.pop("bias", None), old.get("transformation_matrix")
+    if matrix is not None and ("transformation_matrix" in new or not matrix.requires_grad):
+        del old["transformation_matrix"]  # else it is computed into the weight
+    for name, parents in (("weight", old.values()), ("bias", () if bias is None else (bias,))):
+        if not parents or name not in new:  # parametrized: computed anew for each layer
+            continue
+        origin = tuple(map(id, parents))
+        candidates = made.setdefault((type(layer), name, origin), [])
+        twin = next((other for other in candidates if torch.equal(other, new[name])), None)
         if twin is None:
-            made.append(parameter)
+            candidates.append(new[name])
         else:
             setattr(layer, name, twin)

@@ -6,44 +6,42 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ceconv_convert.conversion.read_module import LayerReading, Refusal, is_candidate, read_again, read_layer
+from ceconv_convert.conversion.read_module import Refusal, is_candidate, read_again, read_layer
 from ceconv_convert.kernel.spec import KernelSpec
 
 
 @dataclass(frozen=True, eq=False)
 class FoundLayer:
-    """A layer of a model: the module, its paths, and what was read of it."""
+    """A layer of a model: the module, its paths, and its spec or why it has none."""
 
     module: nn.Module
     names: tuple[str, ...]
-    reading: LayerReading | Refusal
+    reading: KernelSpec | Refusal
 
     def in_copy(self, copy: nn.Module) -> tuple[nn.Module, KernelSpec]:
-        """The same layer in a copy of the model, in any dtype, with its spec there; it is not probed again.
+        """The same layer in a copy of the model, in any dtype, and its spec there; it is not probed again.
 
         Only for a layer that was not refused.
         """
         module = dict(copy.named_modules(remove_duplicate=False))[self.names[0]]
-        return module, read_again(module).spec
+        return module, read_again(module)
 
 
 def find_layers(model: nn.Module) -> tuple[FoundLayer, ...]:
     """Every candidate of ``model``, each module once, with all its names.
 
-    What lies inside a candidate is part of it, and no layer of its own.
+    Modules inside a candidate are part of it, and no layers of their own.
     """
     names: dict[nn.Module, list[str]] = {}
-    skipped: list[str] = []
+    inside: tuple[str, ...] = ()
     for name, module in model.named_modules(remove_duplicate=False):
-        if any(name.startswith(prefix) for prefix in skipped):
-            continue
-        if is_candidate(module):
+        if not name.startswith(inside) and is_candidate(module):
             names.setdefault(module, []).append(name)
-            skipped.append(f"{name}." if name else "")
+            inside += (f"{name}." if name else "",)
     return tuple(FoundLayer(module, tuple(paths), _read(module, paths)) for module, paths in names.items())
 
 
-def _read(module: nn.Module, names: list[str]) -> LayerReading | Refusal:
+def _read(module: nn.Module, names: list[str]) -> KernelSpec | Refusal:
     if any(name.split(".")[-1] == "_orig_mod" for name in names):
         # The wrapper keeps the forward pass that it compiled: a replacement inside it would never run.
         return Refusal("torch.compile is wrapped around this layer: convert first, and compile afterwards")

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from ceconv_convert.conversion.find import FoundLayer, find_layers
 from ceconv_convert.conversion.plan_table import Plan, PlanRow
 from ceconv_convert.conversion.read_module import Refusal
-from ceconv_convert.conversion.read_state_dict import TensorLayer, layers_in_state
+from ceconv_convert.conversion.read_state_dict import LayerTensors, layers_in_state
 from ceconv_convert.errors import SpecError
 from ceconv_convert.forms.table import AUTO, form_named
 from ceconv_convert.forms.target import TargetLayer
-from ceconv_convert.kernel.color import rotations_of
 
 
 def plan(model: nn.Module | Mapping[str, Tensor], form: str = "conv3d") -> Plan:
@@ -58,44 +57,42 @@ def plan_layers(model: nn.Module, found: Sequence[FoundLayer], form: str) -> Pla
 def _row(layer: FoundLayer, form: str) -> PlanRow:
     name, *aliases = layer.names
     before = _bytes([*layer.module.parameters(), *layer.module.buffers()])
-    if isinstance(layer.reading, Refusal):
-        return PlanRow(name, before, tuple(aliases), refusal=layer.reading.reason)
-    spec = layer.reading.spec
-    after = None
+    spec = layer.reading
+    if isinstance(spec, Refusal):
+        return PlanRow(name, before, tuple(aliases), refusal=spec.reason)
+    written, after = AUTO, None
     if form != AUTO:
-        shapes = form_named(form).shapes(spec).values()
-        after = sum(map(math.prod, shapes)) * spec.dtype.itemsize
+        row = form_named(form)
+        written = row.used(spec)
+        after = sum(map(math.prod, row.shapes(spec).values())) * spec.dtype.itemsize
     return PlanRow(
         name=name,
         bytes_before=before,
         aliases=tuple(aliases),
-        kind=layer.reading.kind,
+        kind=spec.kind,
         rotations=(spec.in_rotations, spec.out_rotations),
         channels=(spec.in_channels, spec.out_channels),
         kernel_size=spec.kernel_size,
         stride=spec.stride,
         padding=spec.padding,
-        form=AUTO if form == AUTO else form_named(form).used(spec),
+        form=written,
         bytes_after=after,
     )
 
 
-def _row_of_tensors(layer: TensorLayer, state: Mapping[str, Tensor], form: str) -> PlanRow:
-    weight = layer.weight if layer.pointwise is None else layer.pointwise * layer.weight
-    bias = state.get(f"{layer.name}bias")
-    kept = [tensor for tensor in (bias, layer.matrix) if tensor is not None]
-    before = [layer.weight, *kept] if layer.pointwise is None else [layer.weight, layer.pointwise, *kept]
-    rotations = 1 if layer.matrix is not None else weight.shape[2]
-    out_rotations = rotations if layer.matrix is None else rotations_of(layer.matrix)
+def _row_of_tensors(layer: LayerTensors, state: Mapping[str, Tensor], form: str) -> PlanRow:
+    weight = layer.effective_weight()
+    keys = ("weight", "pointwise_weight", "transformation_matrix", "bias")
+    before = _bytes(state[key] for name in keys if (key := f"{layer.name}{name}") in state)
     return PlanRow(
         name=layer.name.rstrip("."),
-        bytes_before=_bytes(before),
+        bytes_before=before,
         kind=layer.kind,
-        rotations=None if out_rotations is None else (rotations, out_rotations),
+        rotations=layer.rotations(),
         channels=(weight.shape[1], weight.shape[0]),
         kernel_size=(weight.shape[3], weight.shape[4]),
         form=form,
-        bytes_after=_bytes([weight, *kept]),
+        bytes_after=before - _bytes(layer.factors.values()) + _bytes([weight]),
     )
 
 

@@ -1,8 +1,7 @@
 """A live module → kernel spec, following what its forward pass computes.
 
 ``stride`` and ``padding`` count; ``dilation``, ``groups`` and ``padding_mode`` are declared by the published
-layer and ignored by its forward pass. Every parameter, buffer and sub-module has to be accounted for, and
-for a class other than ours the numbers have the last word.
+layer and ignored by its forward pass. A layer of another class than ours is run on a small random input.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ceconv_convert.conversion.derivatives import CLASS_NAMES, REFUSED_CLASSES, known_reason
+from ceconv_convert.conversion.derivatives import CLASS_NAMES, REFUSED_CLASSES, derivative_reason, is_ours
 from ceconv_convert.conversion.probe_forward import disagreement
 from ceconv_convert.errors import SpecError, shown
 from ceconv_convert.forms.target import TargetLayer
@@ -21,21 +20,15 @@ from ceconv_convert.kernel.spec import (
     CyclicSpec,
     KernelSpec,
     LiftingSpec,
+    Padding,
+    Pair,
+    SeparableSpec,
     factors_problem,
     is_number,
     normalize_padding,
     normalize_pair,
 )
-from ceconv_convert.layers.ceconv2d import PICKLED_AS, CEConv2d
 from ceconv_convert.surgery import copy_model
-
-_ATTRIBUTES = frozenset(
-    (
-        *("training", "in_channels", "out_channels", "kernel_size", "stride", "padding", "padding_mode"),
-        *("dilation", "groups", "transposed", "output_padding"),
-        *("in_rotations", "out_rotations", "separable", "learnable"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -45,68 +38,55 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True, eq=False)
-class LayerReading:
-    """A layer's spec, and its kind in the words of the paper: lifting, hidden or separable."""
-
-    kind: str
-    spec: KernelSpec
-
-
 def is_candidate(module: nn.Module) -> bool:
     """Whether ``module`` looks like a color-equivariant convolution that is not converted yet.
 
-    A block may keep the numbers of rotations that it gives to the layers inside it, and is none itself.
+    A block may keep the numbers of rotations that it passes to the layers inside it, and is none itself.
     """
-    if isinstance(module, TargetLayer):
+    if isinstance(module, TargetLayer) or not _looks_equivariant(module):
         return False
-    if _is_named_as_one(module):
-        return True
-    return _declares_rotations(module) and not any(
-        isinstance(inner, TargetLayer) or _is_named_as_one(inner) or _declares_rotations(inner)
-        for inner in module.modules()
-        if inner is not module
+    inner = [each for each in module.modules() if each is not module]
+    return _has_layer_name(module) or not any(
+        isinstance(each, TargetLayer) or _looks_equivariant(each) for each in inner
     )
 
 
-def _is_named_as_one(module: nn.Module) -> bool:
+def _looks_equivariant(module: nn.Module) -> bool:
+    return _has_layer_name(module) or {"in_rotations", "out_rotations"} <= vars(module).keys()
+
+
+def _has_layer_name(module: nn.Module) -> bool:
     names = {cls.__name__ for cls in type(module).__mro__}
     return bool(names & (CLASS_NAMES | REFUSED_CLASSES.keys()))
 
 
-def _declares_rotations(module: nn.Module) -> bool:
-    return {"in_rotations", "out_rotations"} <= vars(module).keys()
-
-
-def read_layer(module: nn.Module) -> LayerReading | Refusal:
+def read_layer(module: nn.Module) -> KernelSpec | Refusal:
     """What a candidate computes, or why that cannot be said.
 
     The module is not changed. Tensors of the spec are the module's own parameters where these act as they
     are, and ``requires_grad`` follows through products of them.
     """
-    for cls in type(module).__mro__:
-        if cls.__name__ in REFUSED_CLASSES:
-            return Refusal(REFUSED_CLASSES[cls.__name__])
     try:
         if getattr(module, "in_rotations", None) is not None:
-            _integer(module, "in_rotations")  # what else is expected depends on it
-        unknown = _unaccounted(module)
-        if unknown:
-            return Refusal(_explain(unknown))
-        reading = read_again(module)
+            _integer(module, "in_rotations")  # which tensors are expected depends on it
+        reason = derivative_reason(module)
+        if reason is not None:
+            return Refusal(reason)
+        spec = read_again(module)
     except SpecError as error:
         return Refusal(str(error))
-    if reading.spec.weight.is_meta and (reading.kind == "lifting" or not is_ours(module)):
+    ours = is_ours(module)
+    if spec.weight.is_meta and (isinstance(spec, LiftingSpec) or not ours):
         return Refusal("its tensors are on the meta device and have no numbers: load the weights first")
-    if is_ours(module):
-        return reading
+    if ours:
+        return spec
     # The published layer runs in the default dtype alone, whatever its parameters' dtype.
     trial = copy_model(module).to("cpu", torch.get_default_dtype()).eval()
-    difference = disagreement(trial, _read(trial).spec)
-    return reading if difference is None else Refusal(difference)
+    difference = disagreement(trial, _read(trial))
+    return spec if difference is None else Refusal(difference)
 
 
-def read_again(module: nn.Module) -> LayerReading:
+def read_again(module: nn.Module) -> KernelSpec:
     """What a layer computes that ``read_layer`` took, or a copy of it; nothing is checked by running it.
 
     Raises:
@@ -119,60 +99,34 @@ def read_again(module: nn.Module) -> LayerReading:
         return _read(module)
 
 
-def _read(module: nn.Module) -> LayerReading:
-    in_rotations = _integer(module, "in_rotations")
-    out_rotations = _integer(module, "out_rotations")
-    weight = _tensor(module, "weight")
-    bias = _optional_tensor(module, "bias")
-    matrix = _optional_tensor(module, "transformation_matrix")
-    pointwise = _optional_tensor(module, "pointwise_weight")
-    kind = "lifting" if in_rotations == 1 else "separable" if pointwise is not None else "hidden"
-    if kind == "lifting" and pointwise is not None:
-        raise SpecError("a lifting layer has no pointwise_weight, found one")
-    if pointwise is not None:
-        separable = getattr(module, "separable", True)
-        if not isinstance(separable, int) or not separable:
-            raise SpecError(f"it has a pointwise_weight and says separable={shown(separable)}")
-        weight = _product(module, weight, pointwise, in_rotations)
-    declared = (_integer(module, "out_channels"), _integer(module, "in_channels"))
-    kernel_size = normalize_pair(getattr(module, "kernel_size", ()))
-    expected = (*declared, in_rotations, *kernel_size)
-    if weight.shape != expected:
-        raise SpecError(f"its weight has shape {list(weight.shape)}, its attributes say {list(expected)}")
-    stride = normalize_pair(getattr(module, "stride", ()))
-    padding = normalize_padding(getattr(module, "padding", ()), kernel_size, stride)
-    if kind != "lifting":
-        if matrix is not None:
-            raise SpecError("a cyclic layer has no color matrix")
-        return LayerReading(kind, CyclicSpec(weight, bias, out_rotations, stride, padding))
-    if matrix is None:
-        raise SpecError("a lifting layer has a color matrix of shape [3, 3], found None")
-    return LayerReading(kind, LiftingSpec(weight, bias, out_rotations, stride, padding, matrix))
-
-
-def _product(module: nn.Module, spatial: Tensor, pointwise: Tensor, in_rotations: int) -> Tensor:
-    """``[O, I or 1, 1, kh, kw]`` · ``[O, I, N_in, 1, 1]`` → ``[O, I, N_in, kh, kw]``.
-
-    Older layers share one spatial factor among the input channels: it broadcasts.
-    """
-    out_channels, in_channels = _integer(module, "out_channels"), _integer(module, "in_channels")
-    if pointwise.shape != (out_channels, in_channels, in_rotations, 1, 1):
-        raise SpecError(
-            f"its pointwise_weight has shape {list(pointwise.shape)}, "
-            f"expected {[out_channels, in_channels, in_rotations, 1, 1]}"
-        )
-    if spatial.dim() != 5 or spatial.shape[:3] not in {(out_channels, n, 1) for n in (1, in_channels)}:
-        raise SpecError(
-            f"its weight has shape {list(spatial.shape)}, expected [{out_channels}, {in_channels}, 1, kh, kw]"
-        )
-    problem = factors_problem(spatial.shape, pointwise.shape)
+def _read(module: nn.Module) -> KernelSpec:
+    weight, pointwise = _tensor(module, "weight"), getattr(module, "pointwise_weight", None)
+    if _integer(module, "in_rotations") == 1:
+        return LiftingSpec(*_arguments(module, weight), _tensor(module, "transformation_matrix"))
+    if pointwise is None:
+        return CyclicSpec(*_arguments(module, weight))
+    separable = getattr(module, "separable", True)
+    if not isinstance(separable, int) or not separable:
+        raise SpecError(f"it has a pointwise_weight and says separable={shown(separable)}")
+    pointwise = _tensor(module, "pointwise_weight")
+    problem = factors_problem(weight.shape, pointwise.shape)
     if problem is not None:
         raise SpecError(f"its weight and pointwise_weight do not fit: {problem}")
-    return pointwise * spatial
+    return SeparableSpec(*_arguments(module, pointwise * weight))
 
 
-def _optional_tensor(module: nn.Module, name: str) -> Tensor | None:
-    return None if getattr(module, name, None) is None else _tensor(module, name)
+def _arguments(module: nn.Module, weight: Tensor) -> tuple[Tensor, Tensor | None, int, Pair, Padding]:
+    """The arguments of every spec, for the effective ``weight``."""
+    kernel_size = normalize_pair(getattr(module, "kernel_size", ()))
+    declared = [_integer(module, name) for name in ("out_channels", "in_channels", "in_rotations")]
+    if list(weight.shape) != [*declared, *kernel_size]:
+        raise SpecError(
+            f"its weight has shape {list(weight.shape)}, its attributes say {[*declared, *kernel_size]}"
+        )
+    stride = normalize_pair(getattr(module, "stride", ()))
+    padding = normalize_padding(getattr(module, "padding", ()), kernel_size, stride)
+    bias = None if getattr(module, "bias", None) is None else _tensor(module, "bias")
+    return weight, bias, _integer(module, "out_rotations"), stride, padding
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:
@@ -187,51 +141,3 @@ def _integer(module: nn.Module, name: str) -> int:
     if not is_number(value):
         raise SpecError(f"its {name!r} is not a whole number, found {shown(value)}")
     return value
-
-
-def is_ours(module: nn.Module) -> bool:
-    """Our class, also where torch put a generated parametrized class on top of it."""
-    cls = type(module)
-    if parametrize.is_parametrized(module):
-        cls = cls.__bases__[0]
-    return cls is CEConv2d
-
-
-def _unaccounted(module: nn.Module) -> list[str]:
-    """Names of parameters, buffers, sub-modules and methods that the published layer does not have."""
-    expected = {"weight", "bias"}
-    expected.add(
-        "transformation_matrix" if getattr(module, "in_rotations", None) == 1 else "pointwise_weight"
-    )
-    tensors = [name for name, _ in module.named_parameters()] + [name for name, _ in module.named_buffers()]
-    unknown = []
-    for name in tensors:
-        inner = name.removeprefix("parametrizations.").split(".")[0]
-        if inner not in expected:
-            unknown.append(name)
-    unknown += [name for name, _ in module.named_children() if name != "parametrizations"]
-    if is_ours(module):
-        unknown += [name for name, value in vars(module).items() if _is_foreign(module, name, value)]
-    return sorted(set(unknown))
-
-
-def _is_foreign(module: nn.Module, name: str, value: object) -> bool:
-    """Whether an attribute of a layer of our own class says that it is another layer.
-
-    One that hides a method or a parameter does. Other attributes change nothing that our class computes,
-    unless the layer was pickled under another class name: then they are all that is left of that class. A
-    derivative's switch that is off changes nothing there either.
-    """
-    if callable(getattr(type(module), name, None)) or name in module._parameters:
-        return True
-    if PICKLED_AS not in vars(module) or name.startswith("_") or name in _ATTRIBUTES:
-        return False
-    return value is not False and value is not None
-
-
-def _explain(unknown: list[str]) -> str:
-    reason = known_reason(unknown)
-    names = ", ".join(unknown)
-    return (
-        f"{reason} (found {names})" if reason else f"the published layer has no {names}: not the same layer"
-    )

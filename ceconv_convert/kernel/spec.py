@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, ClassVar, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ class KernelSpec:
     out_rotations: int
     stride: Pair
     padding: Padding
+    kind: ClassVar[str]
+    """In the words of the paper."""
 
     def __post_init__(self) -> None:
         if self.weight.dim() != 5:
@@ -130,6 +132,7 @@ class LiftingSpec(KernelSpec):
     """
 
     matrix: Tensor
+    kind = "lifting"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,6 +163,8 @@ class CyclicSpec(KernelSpec):
     ``[B, I, N_in, H, W]`` → ``[B, O, N_out, H', W']``; weight ``[O, I, N_in, kh, kw]``.
     """
 
+    kind = "hidden"
+
     @property
     def in_rotations(self) -> int:
         """N_in."""
@@ -168,6 +173,12 @@ class CyclicSpec(KernelSpec):
     def input_shape(self, batch: int, size: Sequence[int]) -> tuple[int, ...]:
         """``(B, I, N_in, H, W)``."""
         return (batch, self.in_channels, self.in_rotations, *size)
+
+
+class SeparableSpec(CyclicSpec):
+    """A cyclic layer whose weight was stored as two factors."""
+
+    kind = "separable"
 
 
 def normalize_pair(value: int | tuple[int, ...] | list[int]) -> Pair:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ceconv_convert.conversion.derivatives import is_ours
 from ceconv_convert.conversion.find import FoundLayer
-from ceconv_convert.conversion.read_module import Refusal, is_ours
+from ceconv_convert.conversion.read_module import Refusal
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.surgery import copy_model
@@ -37,7 +38,7 @@ def make_original(model: nn.Module, found: Sequence[FoundLayer]) -> nn.Module:
     for layer in found:
         if isinstance(layer.reading, Refusal) or is_ours(layer.module):
             continue
-        if layer.reading.spec.dtype != torch.get_default_dtype():
+        if layer.reading.dtype != torch.get_default_dtype():
             _close(*layer.in_copy(original))
     return original
 
