@@ -106,3 +106,8 @@ def same_state(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return list(left) == list(right) and all(
         a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(left.values(), right.values(), strict=True)
     )
+
+
+def names(folder: Path) -> list[str]:
+    """What is in a folder."""
+    return sorted(file.name for file in folder.iterdir())

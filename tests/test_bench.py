@@ -22,7 +22,6 @@ from ceconv_convert.onnx.multiplications import multiplications
 from ceconv_convert.onnx.runtime import OnnxRunner
 from ceconv_convert.report.data import make_report
 from tests.support import shake, small_network
-from tests.test_cli import folder, run  # noqa: F401
 
 FORMS = ("original", "conv3d", "conv2d", "fourier", "auto")
 
@@ -174,7 +173,7 @@ def test_providers():
         provider_named("warp")
 
 
-def test_the_command_line_measures_and_reports(run, folder):  # noqa: F811
+def test_the_command_line_measures_and_reports(run, folder):
     torch.save(shake(small_network()), "a.pt")
     code, out, err = run(
         "a.pt", "--bench", "--batch", "2", "--threads", "1", "--report", "r.json", "--report", "r.html"
@@ -212,7 +211,7 @@ def test_the_command_line_measures_and_reports(run, folder):  # noqa: F811
         (["a.pt", "--form", "auto", "-o", "b.pt"], "--form auto is of .onnx outputs, and b.pt is none"),
     ],
 )
-def test_what_cannot_be_asked_for(run, folder, arguments, sentence):  # noqa: F811
+def test_what_cannot_be_asked_for(run, folder, arguments, sentence):
     torch.save(small_network(), "a.pt")
     code, _, err = run(*arguments)
     assert code == 2
@@ -220,7 +219,7 @@ def test_what_cannot_be_asked_for(run, folder, arguments, sentence):  # noqa: F8
     assert sorted(path.name for path in folder.iterdir()) == ["a.pt"]
 
 
-def test_auto_alone_names_its_output(run, folder):  # noqa: F811
+def test_auto_alone_names_its_output(run, folder):
     torch.save(shake(small_network()), "a.pt")
     code, out, _ = run("a.pt", "--form", "auto")
     assert code == 0

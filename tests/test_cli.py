@@ -24,34 +24,8 @@ from ceconv_convert.cli import work
 from ceconv_convert.forms.table import FORMS
 from ceconv_convert.onnx.runtime import OnnxRunner
 from tests import foreign, hostile
-from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, relative, same_state, small_network
+from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, names, relative, same_state, small_network
 from tests.test_verify import Deciding
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Call the command line: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ceconv-convert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return exit_.value.code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def names(folder):
-    return sorted(file.name for file in folder.iterdir())
 
 
 def test_everything_at_once(run, folder):

@@ -11,7 +11,6 @@ from ceconv_convert import CEConv2d, convert
 from ceconv_convert.errors import UnreadableInputError
 from ceconv_convert.verification.evidence import gather
 from ceconv_convert.verification.judge import judge_module
-from tests.test_cli import folder, run  # noqa: F401 (fixtures)
 
 COUNT = 40
 """More than a batch."""
@@ -118,7 +117,7 @@ def test_without_labels_nothing_is_said():
     assert "accuracy" not in str(gather(model, data=torch.randn(2, 3, 8, 8)).explain())
 
 
-def test_labelled_inputs_of_a_network_of_maps(run, folder):  # noqa: F811
+def test_labelled_inputs_of_a_network_of_maps(run, folder):
     torch.manual_seed(0)
     torch.save(nn.Sequential(CEConv2d(1, 3, 3, 4, 3), nn.ReLU(), CEConv2d(3, 3, 4, 2, 3)), "a.pt")
     np.savez("a.npz", images=np.ones((2, 3, 9, 9), np.float32), labels=[0, 1])
@@ -130,7 +129,7 @@ def test_labelled_inputs_of_a_network_of_maps(run, folder):  # noqa: F811
     assert any("no accuracy" in line for line in report["basis"])
 
 
-def test_labels_beyond_the_classes_on_the_command_line(run, folder):  # noqa: F811
+def test_labels_beyond_the_classes_on_the_command_line(run, folder):
     model = nn.Sequential(CEConv2d(1, 3, 3, 4, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten())
     torch.save(model, "a.pt")
     np.savez("a.npz", images=np.ones((2, 3, 9, 9), np.float32), labels=[0, 7])

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ceconv_convert.errors import SpecError
@@ -17,9 +17,6 @@ from ceconv_convert.kernel.cyclic_fourier import products_of, transform_of
 from ceconv_convert.kernel.expand import expand
 from ceconv_convert.kernel.spec import CyclicSpec, LiftingSpec, normalize_padding, normalize_pair
 from tests.support import relative
-
-settings.register_profile("seeded", deadline=None, derandomize=True, max_examples=60)
-settings.load_profile("seeded")
 
 
 @st.composite

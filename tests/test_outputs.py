@@ -24,15 +24,14 @@ from ceconv_convert.errors import OutputError, UnreadableInputError
 from ceconv_convert.files.signals import signals_held
 from ceconv_convert.files.staging import Staging
 from ceconv_convert.report.terminal import Terminal
-from tests.support import GOLDEN_SEQUENTIAL, small_network
-from tests.test_cli import folder, names, run  # noqa: F401 (fixtures)
+from tests.support import GOLDEN_SEQUENTIAL, names, small_network
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and signals of Unix")
 SHAPE = ("--input-shape", "3,20,24")
 
 
 @pytest.fixture
-def model(folder):  # noqa: F811
+def model(folder):
     """A small network's file in the working directory, which stays as it is."""
     path = folder / "model.pt"
     shutil.copy(GOLDEN_SEQUENTIAL, path)
@@ -40,7 +39,7 @@ def model(folder):  # noqa: F811
     assert path.read_bytes() == GOLDEN_SEQUENTIAL.read_bytes()
 
 
-def sharded(folder):  # noqa: F811
+def sharded(folder):
     """A checkpoint in two shards; gives its index."""
     state = small_network().state_dict()
     keys = list(state)
@@ -78,7 +77,7 @@ def linked(name, source, how):
 
 @pytest.mark.parametrize("how", ["spelled", "hard", "soft"])
 @pytest.mark.parametrize("part", ["a-1.safetensors", "a-2.safetensors"])
-def test_a_shard_of_the_input_is_never_an_output(run, folder, how, part):  # noqa: F811
+def test_a_shard_of_the_input_is_never_an_output(run, folder, how, part):
     index = sharded(folder)
     output = linked("b.safetensors", part, how)
     before = {name: (folder / name).read_bytes() for name in names(folder)}
@@ -90,7 +89,7 @@ def test_a_shard_of_the_input_is_never_an_output(run, folder, how, part):  # noq
     assert {name: (folder / name).read_bytes() for name in names(folder)} == before
 
 
-def test_an_index_of_shards_is_no_output(run, folder, model):  # noqa: F811
+def test_an_index_of_shards_is_no_output(run, folder, model):
     for target in ("b.safetensors.index.json", folder / "c.safetensors.index.json"):
         with pytest.raises(OutputError, match="would be an index of shards"):
             migrate_checkpoint(model, target, force=True)
@@ -103,7 +102,7 @@ def test_an_index_of_shards_is_no_output(run, folder, model):  # noqa: F811
 
 
 @pytest.mark.parametrize("how", ["hard", "soft"])
-def test_inputs_are_never_outputs(run, folder, model, how):  # noqa: F811
+def test_inputs_are_never_outputs(run, folder, model, how):
     np.save("x.npy", np.zeros((2, 3, 20, 24), np.float32))
     os.makedirs("images/cat")
     os.symlink(".", "images/circle")
@@ -121,7 +120,7 @@ def test_inputs_are_never_outputs(run, folder, model, how):  # noqa: F811
         os.unlink("r.json")
 
 
-def test_the_weights_beside_a_judged_file_are_never_a_report(run, folder, model):  # noqa: F811
+def test_the_weights_beside_a_judged_file_are_never_a_report(run, folder, model):
     with_weights_beside("a.onnx", "w.json")
     weights = Path("w.json").read_bytes()
     os.link("w.json", "link.json")
@@ -154,12 +153,12 @@ def test_what_comes_beside_an_output_is_no_other_output(tmp_path):
     assert names(tmp_path) == []
 
 
-def stage(staging, folder, text, *outputs):  # noqa: F811
+def stage(staging, folder, text, *outputs):
     for output in outputs:
         staging.path_for(folder / output).write_text(text)
 
 
-def contents(folder):  # noqa: F811
+def contents(folder):
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
@@ -412,7 +411,7 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_signal_while_the_report_is_made_leaves_nothing(run, folder, model, monkeypatch):  # noqa: F811
+def test_a_signal_while_the_report_is_made_leaves_nothing(run, folder, model, monkeypatch):
     for number, sentence in ((signal.SIGTERM, "Stopped"), (signal.SIGINT, "Interrupted")):
         monkeypatch.setattr(RUN, "write_report", lambda report, path, n=number: signal.raise_signal(n))
         code, _, err = run(model, "-o", "a.pt", "--report", "r.json", *SHAPE)
@@ -421,14 +420,14 @@ def test_a_signal_while_the_report_is_made_leaves_nothing(run, folder, model, mo
         assert names(folder) == ["model.pt"]
 
 
-def test_a_signal_after_all_is_written_says_so(run, folder, model, monkeypatch):  # noqa: F811
+def test_a_signal_after_all_is_written_says_so(run, folder, model, monkeypatch):
     monkeypatch.setattr(Terminal, "wrote", lambda self, path: signal.raise_signal(signal.SIGTERM))
     code, _, err = run(model, "-o", "a.pt", "--report", "r.json", *SHAPE)
     assert (code, err) == (128 + signal.SIGTERM, "Stopped: a.pt, r.json had been written\n")
     assert names(folder) == ["a.pt", "model.pt", "r.json"]
 
 
-def test_a_report_that_cannot_be_written_leaves_nothing(run, folder, model, monkeypatch):  # noqa: F811
+def test_a_report_that_cannot_be_written_leaves_nothing(run, folder, model, monkeypatch):
     def full(report, path):
         raise OutputError(f"{path.name} cannot be written: No space left on device")
 
@@ -440,7 +439,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing(run, folder, model, monk
     assert names(folder) == ["a.pt", "model.pt"]
 
 
-def test_a_failed_verdict_leaves_its_report_alone(run, folder, model, monkeypatch):  # noqa: F811
+def test_a_failed_verdict_leaves_its_report_alone(run, folder, model, monkeypatch):
     def damaged(*arguments, **options):
         found = convert(*arguments, **options)
         with torch.no_grad():
@@ -453,7 +452,7 @@ def test_a_failed_verdict_leaves_its_report_alone(run, folder, model, monkeypatc
     assert json.loads(Path("r.json").read_text())["outputs"] == []
 
 
-def test_an_error_of_another_file_is_not_standard_outputs(run, folder, model, monkeypatch):  # noqa: F811
+def test_an_error_of_another_file_is_not_standard_outputs(run, folder, model, monkeypatch):
     for error, sentence in (
         (OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), "/tmp/x: No space left on device"),
         (OSError(errno.EIO, "Input/output error"), "[Errno 5] Input/output error"),
@@ -467,7 +466,7 @@ def test_an_error_of_another_file_is_not_standard_outputs(run, folder, model, mo
         assert (code, err) == (2, f"Error: {sentence}\n")
 
 
-def test_what_is_no_file_is_refused_at_once(run, folder, model, monkeypatch):  # noqa: F811
+def test_what_is_no_file_is_refused_at_once(run, folder, model, monkeypatch):
     for name in ("m.pt", "m.onnx", "m.npy", "m.npz", "m.safetensors", "m.safetensors.index.json"):
         os.mkfifo(name)
     os.mkdir("d.onnx")
@@ -488,7 +487,7 @@ def test_what_is_no_file_is_refused_at_once(run, folder, model, monkeypatch):  #
     assert run("--verify-only", model, "d.onnx")[2] == "Error: d.onnx is a folder\n"
 
 
-def test_functions_refuse_what_is_no_file(folder, monkeypatch):  # noqa: F811
+def test_functions_refuse_what_is_no_file(folder, monkeypatch):
     index = sharded(folder)
     os.unlink("a-2.safetensors")
     for name in ("a-2.safetensors", "m.pt", "m.onnx"):
@@ -508,7 +507,7 @@ def test_functions_refuse_what_is_no_file(folder, monkeypatch):  # noqa: F811
         verify(network, "none.onnx")
 
 
-def test_weights_beside_an_onnx_file_are_files(folder):  # noqa: F811
+def test_weights_beside_an_onnx_file_are_files(folder):
     with_weights_beside("a.onnx", "w.bin")
     os.unlink("w.bin")
     os.mkfifo("w.bin")
@@ -522,7 +521,7 @@ def test_weights_beside_an_onnx_file_are_files(folder):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
-def test_what_is_no_file_is_no_output(run, folder, model, kind):  # noqa: F811
+def test_what_is_no_file_is_no_output(run, folder, model, kind):
     make = {"pipe": os.mkfifo, "device": lambda name: os.symlink("/dev/null", name), "folder": os.mkdir}
     make[kind]("b.pt")
     for options in ((), ("--force",)):
@@ -533,7 +532,7 @@ def test_what_is_no_file_is_no_output(run, folder, model, kind):  # noqa: F811
         migrate_checkpoint(GOLDEN_SEQUENTIAL.with_name("half_resnet18.pth"), "b.pt", force=True)
 
 
-def test_names_with_a_null_byte(folder, model):  # noqa: F811
+def test_names_with_a_null_byte(folder, model):
     for call, sentence in (
         (lambda: load("a\0.pt"), "cannot be read: embedded null"),
         (lambda: verify(small_network(), "a\0.onnx"), "cannot be read: embedded null"),
@@ -547,7 +546,7 @@ def test_names_with_a_null_byte(folder, model):  # noqa: F811
 STRANGE = os.fsdecode(b"a\xff")
 
 
-def test_names_that_are_no_text(run, folder):  # noqa: F811
+def test_names_that_are_no_text(run, folder):
     place = f"{STRANGE}/"
     os.mkdir(place)
     model, inputs = f"{place}{STRANGE}.pt", f"{place}{STRANGE}.npy"
@@ -577,7 +576,7 @@ def test_names_that_are_no_text(run, folder):  # noqa: F811
         assert "a\ufffd" in json.loads(Path("r.json").read_text("utf-8"))["line"]
 
 
-def test_names_that_are_no_text_in_sentences(run, folder):  # noqa: F811
+def test_names_that_are_no_text_in_sentences(run, folder):
     for arguments in (
         (f"{STRANGE}.pt",),
         (GOLDEN_SEQUENTIAL, "-o", f"{STRANGE}.tflite"),
@@ -590,7 +589,7 @@ def test_names_that_are_no_text_in_sentences(run, folder):  # noqa: F811
         assert "a?" in err
 
 
-def test_the_search_path_is_as_before(folder, monkeypatch):  # noqa: F811
+def test_the_search_path_is_as_before(folder, monkeypatch):
     here = os.getcwd()
     for before in ([here, "x", *sys.path], ["", *sys.path], [*sys.path, here], list(sys.path)):
         monkeypatch.setattr(sys, "path", list(before))
@@ -601,7 +600,7 @@ def test_the_search_path_is_as_before(folder, monkeypatch):  # noqa: F811
         assert sys.path == before
 
 
-def test_a_working_directory_that_is_gone(run, tmp_path, monkeypatch):  # noqa: F811
+def test_a_working_directory_that_is_gone(run, tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()

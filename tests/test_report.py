@@ -22,15 +22,14 @@ from ceconv_convert.report.data import make_report
 from ceconv_convert.report.figures import error_per_layer, hue_wheel
 from ceconv_convert.report.html import render
 from ceconv_convert.report.write import write_report
-from tests.support import COLOR_DIGITS, FIXTURES, small_network
-from tests.test_cli import folder, names, run  # noqa: F401 (fixtures)
+from tests.support import COLOR_DIGITS, FIXTURES, names, small_network
 
 IMAGES = FIXTURES / "color_digits_test.npz"
 SHAPE = ("--input-shape", "3,16,16")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-def test_a_run_writes_its_reports(run, folder):  # noqa: F811
+def test_a_run_writes_its_reports(run, folder):
     outputs = ("-o", "a.onnx", "-o", "a.safetensors", "--report", "r.json", "--report", "r.html")
     code, out, _ = run(COLOR_DIGITS, *SHAPE, *outputs, "--inputs", IMAGES)
     assert code == 0
@@ -72,7 +71,7 @@ def test_a_run_writes_its_reports(run, folder):  # noqa: F811
             assert abs(rotations[rotation][step] - rolled) < 1e-4
 
 
-def test_the_schema_is_what_the_documentation_says(run, folder):  # noqa: F811
+def test_the_schema_is_what_the_documentation_says(run, folder):
     run(COLOR_DIGITS, *SHAPE, "-o", "a.pt", "-o", "a.onnx", "--bench", "--report", "r.json")
     text = (FIXTURES.parent / "docs" / "report.md").read_text()
     documented = set(re.findall(r"^ *\| `([a-z0-9_.\[\]]+)`", text, re.MULTILINE))
@@ -89,7 +88,7 @@ def test_the_schema_is_what_the_documentation_says(run, folder):  # noqa: F811
     assert documented - found == set()
 
 
-def test_the_same_seed_gives_the_same_bytes(run, folder):  # noqa: F811
+def test_the_same_seed_gives_the_same_bytes(run, folder):
     for name in ("one", "two"):
         (folder / name).mkdir()
         reports = ("--report", f"{name}/r.json", "--report", f"{name}/r.html")
@@ -100,7 +99,7 @@ def test_the_same_seed_gives_the_same_bytes(run, folder):  # noqa: F811
     assert (folder / "r.json").read_bytes() != (folder / "one" / "r.json").read_bytes()
 
 
-def test_a_failed_verdict_is_reported_too(run, folder):  # noqa: F811
+def test_a_failed_verdict_is_reported_too(run, folder):
     model = small_network()
     torch.save(model, "a.pt")
     damaged = convert(model)
@@ -133,7 +132,7 @@ def nan_in(layer):
     ],
     ids=["first layer", "a later layer", "head", "infinite"],
 )
-def test_a_verdict_without_numbers_is_reported(run, folder, damage):  # noqa: F811
+def test_a_verdict_without_numbers_is_reported(run, folder, damage):
     """A report matters most where something is wrong."""
     model = small_network()
     torch.save(model, "a.pt")
@@ -152,7 +151,7 @@ def test_a_verdict_without_numbers_is_reported(run, folder, damage):  # noqa: F8
     assert "it gives NaN or Inf" in (folder / "r.html").read_text()
 
 
-def test_a_network_that_gives_nan_is_reported(run, folder):  # noqa: F811
+def test_a_network_that_gives_nan_is_reported(run, folder):
     model = small_network()
     with torch.no_grad():
         nan_in(model[0])
@@ -164,7 +163,7 @@ def test_a_network_that_gives_nan_is_reported(run, folder):  # noqa: F811
     assert "<svg" in (folder / "r.html").read_text()
 
 
-def test_a_candidate_with_other_outputs_has_a_report(run, folder):  # noqa: F811
+def test_a_candidate_with_other_outputs_has_a_report(run, folder):
     model = small_network()
     torch.save(model, "a.pt")
     torch.save(nn.Sequential(*convert(model)[:-1], nn.Linear(5, 1)), "b.pt")
@@ -211,7 +210,7 @@ def test_any_curves_can_be_drawn(curves):
     assert hue_wheel({"angles": range(0, 361, 10), "turn": 120, "scores": shown}, "scores").startswith("<svg")
 
 
-def test_the_name_of_a_source_may_be_no_text(run, folder):  # noqa: F811
+def test_the_name_of_a_source_may_be_no_text(run, folder):
     source = os.fsdecode(b"a\xff.pt")
     torch.save(small_network(), source)
     assert run(source, "-o", "b.pt", "--report", "r.json", "--report", "r.html")[0] == 0
@@ -219,7 +218,7 @@ def test_the_name_of_a_source_may_be_no_text(run, folder):  # noqa: F811
     assert "a\ufffd.pt" in (folder / "r.html").read_text()
 
 
-def candidates(folder, model):  # noqa: F811
+def candidates(folder, model):
     """The converted network in every kind of file."""
     converted = convert(model)
     torch.save(converted, folder / "module.pt")
@@ -230,7 +229,7 @@ def candidates(folder, model):  # noqa: F811
     return ["module.pt", "weights.safetensors", "expanded.safetensors", "migrated.ckpt"]
 
 
-def test_files_that_exist_are_judged(run, folder):  # noqa: F811
+def test_files_that_exist_are_judged(run, folder):
     model = small_network()
     torch.save(model, "a.pt")
     assert run("a.pt", "-o", "graph.onnx")[0] == 0
@@ -248,7 +247,7 @@ def test_files_that_exist_are_judged(run, folder):  # noqa: F811
         assert out.splitlines()[-1].startswith(f"FAIL: {name}")
 
 
-def test_a_damaged_graph_names_its_layer(run, folder):  # noqa: F811
+def test_a_damaged_graph_names_its_layer(run, folder):
     torch.save(small_network(), "a.pt")
     run("a.pt", "-o", "graph.onnx", "--form", "conv3d")
     file = onnx.load("graph.onnx")
@@ -286,7 +285,7 @@ def test_a_damaged_graph_names_its_layer(run, folder):  # noqa: F811
         (["a.pt", "--inputs", "broken"], "cannot be read as inputs"),
     ],
 )
-def test_what_cannot_be_judged_is_one_sentence(run, folder, arguments, sentence):  # noqa: F811
+def test_what_cannot_be_judged_is_one_sentence(run, folder, arguments, sentence):
     torch.save(small_network(), "a.pt")
     torch.save(convert(small_network()), "b.pt")
     save_file({"x": torch.ones(3)}, "other.safetensors")
@@ -305,7 +304,7 @@ def test_what_cannot_be_judged_is_one_sentence(run, folder, arguments, sentence)
     assert names(folder) == before
 
 
-def test_the_users_inputs_in_every_kind_of_file(run, folder):  # noqa: F811
+def test_the_users_inputs_in_every_kind_of_file(run, folder):
     with np.load(IMAGES) as arrays:
         images, labels = arrays["images"][:40], arrays["labels"][:40]
     np.save("a.npy", images.astype(np.float32) / 255)
@@ -347,7 +346,7 @@ def test_a_report_that_cannot_be_written_is_said(tmp_path):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_in_a_real_browser(run, folder, scheme):  # noqa: F811
+def test_the_page_in_a_real_browser(run, folder, scheme):
     run(COLOR_DIGITS, *SHAPE, "-o", "a.onnx", "--report", "r.html")
     text = (folder / "r.html").read_text()
     assert not re.search(r'(?:src|href)="(?!#)', text)  # nothing is fetched; links inside figures stay inside
@@ -371,7 +370,7 @@ def test_the_page_in_a_real_browser(run, folder, scheme):  # noqa: F811
     assert "PASS" in dom
 
 
-def test_a_network_of_features_has_a_report_without_a_wheel(run, folder):  # noqa: F811
+def test_a_network_of_features_has_a_report_without_a_wheel(run, folder):
     torch.manual_seed(0)
     torch.save(nn.Sequential(CEConv2d(4, 4, 5, 2, 3), CEConv2d(4, 4, 2, 2, 3)), "a.pt")
     code, out, _ = run("a.pt", "-o", "b.onnx", "--report", "r.json", "--report", "r.html")
@@ -380,7 +379,7 @@ def test_a_network_of_features_has_a_report_without_a_wheel(run, folder):  # noq
     assert "The hue wheel" not in (folder / "r.html").read_text()
 
 
-def test_reading_a_report_changes_nothing(run, folder):  # noqa: F811
+def test_reading_a_report_changes_nothing(run, folder):
     run(COLOR_DIGITS, *SHAPE, "-o", "a.safetensors", "--report", "r.json")
     report = json.loads((folder / "r.json").read_text())
     before = copy.deepcopy(report)

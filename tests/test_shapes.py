@@ -10,7 +10,6 @@ from ceconv_convert import CEConv2d, convert, export_onnx, verify
 from ceconv_convert.errors import InputShapeError
 from ceconv_convert.verification.evidence import gather
 from tests.support import small_network
-from tests.test_cli import folder, run  # noqa: F401 (fixtures)
 
 
 def hidden():
@@ -114,13 +113,13 @@ def test_the_public_functions_take_a_batch_of_one(tmp_path):
         ("1,1,1,3,19,23", 2, "is not an input shape"),
     ],
 )
-def test_shapes_on_the_command_line(run, folder, given, code, sentence):  # noqa: F811
+def test_shapes_on_the_command_line(run, folder, given, code, sentence):
     torch.save(small_network(), "a.pt")
     found, out, err = run("a.pt", "-o", "b.safetensors", "--input-shape", given)
     assert (found, sentence in out + err) == (code, True), out + err
 
 
-def test_a_file_of_a_fixed_size_says_that_inputs_are_of_another(run, folder):  # noqa: F811
+def test_a_file_of_a_fixed_size_says_that_inputs_are_of_another(run, folder):
     """torch exports this pooling for the example's size alone."""
     torch.save(
         nn.Sequential(*small_network()[:9], nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(20, 4)), "a.pt"

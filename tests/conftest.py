@@ -1,0 +1,60 @@
+"""What every test runs in: one thread a process, torch's table of operators read once; the command line."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
+
+import copy
+import sys
+
+import pytest
+import torch
+from hypothesis import settings
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+from ceconv_convert.cli import main as cli
+
+torch.set_num_threads(1)
+settings.register_profile("seeded", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("seeded")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_registry():
+    """torch's exporter reads its table of operators, half a second, for every export: here for the first."""
+    read = ONNXRegistry.from_torchlib
+    tables = {}
+
+    def read_once(**options):
+        key = tuple(options.items())
+        if key not in tables:
+            tables[key] = read(**options)
+        registry = copy.copy(tables[key])
+        registry.functions = {target: list(found) for target, found in tables[key].functions.items()}
+        return registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(read_once))
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command line: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ceconv-convert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return exit_.value.code, captured.out, captured.err
+
+    return call
