@@ -58,6 +58,13 @@ class HelperNetwork(nn.Module):
         return self.layer(x)
 
 
+class Note:
+    """Plain data of the user's own."""
+
+    def __init__(self, text):
+        self.text = text
+
+
 def helper_function(x):
     """A function, which must never be allowed."""
     return x

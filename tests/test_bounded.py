@@ -9,7 +9,7 @@ from ceconv_convert.architectures.blocks import Bottleneck
 from ceconv_convert.architectures.resnet import ResNet
 from ceconv_convert.conversion.find import find_layers
 from ceconv_convert.errors import InputShapeError, UnreadableInputError
-from ceconv_convert.files.skeleton import check_skeleton
+from ceconv_convert.files.sanity import check_skeleton
 from ceconv_convert.kernel.spec import MOST_PADDING, MOST_STRIDE
 from ceconv_convert.verification import memory
 from ceconv_convert.verification import shapes as inputs

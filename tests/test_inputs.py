@@ -4,6 +4,7 @@ import io
 import os
 import socket
 import struct
+import sys
 import zipfile
 import zlib
 
@@ -175,7 +176,7 @@ def test_more_than_memory_should_hold_is_refused_by_its_header(tmp_path, monkeyp
     (tmp_path / "folder").mkdir()
     Image.new("RGB", (128, 128)).save(tmp_path / "folder" / "a.png")
     for name in ("a.npz", "a.npy", "a.safetensors", "folder"):
-        refused(tmp_path / name, "more than|most that is read: give fewer")
+        refused(tmp_path / name, "more than|most that is read: use fewer")
     refused(tmp_path / "folder", "most that is read", size=(10**6, 10**6))
 
 
@@ -395,8 +396,18 @@ def test_a_pipe_for_inputs_is_refused_at_once(tmp_path, name):
 def test_there_may_be_too_little_memory(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", SMALL)
 
-    def empty(*_):
+    def without_memory(*_, **__):
         raise MemoryError("Unable to allocate 3.00 GiB")
 
-    monkeypatch.setattr(arrays.np, "empty", empty)
+    monkeypatch.setattr(arrays.npy, "read_array", without_memory)
     refused(tmp_path / "a.npy", "cannot be read as inputs: Unable to allocate 3.00 GiB")
+
+
+def test_images_need_pillow_and_arrays_do_not(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    gradient("RGB").save(tmp_path / "images" / "a.png")
+    np.save(tmp_path / "a.npy", SMALL)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(UnreadableInputError, match=r"needs Pillow: pip install 'ceconv-convert\[report\]'"):
+        read_inputs(tmp_path / "images", None)
+    assert read_inputs(tmp_path / "a.npy", None).images.shape == SMALL.shape

@@ -1,5 +1,6 @@
 """Loading: published class names become ours, nothing runs, every refusal is named."""
 
+import argparse
 import sys
 import warnings
 import zipfile
@@ -11,6 +12,7 @@ from torch import nn
 
 from ceconv_convert import CEConv2d, convert, load
 from ceconv_convert.errors import OutputError, UnreadableInputError
+from ceconv_convert.files.class_names import resolve
 from ceconv_convert.files.save import save_module, save_tensors
 from ceconv_convert.files.staging import Staging
 from tests import hostile
@@ -251,24 +253,52 @@ def saved_the_old_way(path, model):
     return path
 
 
-def test_a_whole_module_in_the_legacy_format_loads(tmp_path):
+RESAVE = r"torch\.save\(torch\.load\(path, weights_only=False\), path\), or pass --unsafe"
+
+
+def test_a_whole_module_in_the_legacy_format_has_to_be_saved_again(tmp_path):
     model = small_network()
-    # Texts of the wrapping used again outside of it, which the rewritten pickle has to say itself.
-    model.module, model.note = nn.ReLU(), "module"
-    again = load(saved_the_old_way(tmp_path / "old.pt", model))
-    assert same_state(again.state_dict(), model.state_dict())
-    assert [type(module) for module in again.modules()] == [type(module) for module in model.modules()]
-    assert list(again._modules)[-1] == again.note == "module"
-    x = torch.randn(2, 3, 16, 16)
-    assert torch.equal(again(x), model(x))
+    path = saved_the_old_way(tmp_path / "old.pt", model)
+    with pytest.raises(UnreadableInputError, match=f"is a whole module in .* before 1.6.* {RESAVE}"):
+        load(path)
+    for again in (load(path, unsafe=True), resaved(path)):
+        assert same_state(again.state_dict(), model.state_dict())
+        x = torch.randn(2, 3, 16, 16)
+        assert torch.equal(again(x), model(x))
+
+
+def resaved(path):
+    """The module, read after the advice of the refusal is taken."""
+    torch.save(torch.load(path, weights_only=False), path)
+    return load(path)
+
+
+def test_a_whole_module_inside_a_legacy_checkpoint_has_to_be_saved_again(tmp_path):
+    path = saved_the_old_way(tmp_path / "old.pt", {"module": small_network(), "epoch": 3})
+    with pytest.raises(UnreadableInputError, match=RESAVE):
+        load(path)
+    assert same_state(load(path, unsafe=True).state_dict(), resaved(path).state_dict())
 
 
 def test_classes_in_the_legacy_format_have_to_be_allowed_too(tmp_path):
     model = nn.Sequential(hostile.HelperNetwork(), hostile.HelperNetwork())
     path = saved_the_old_way(tmp_path / "old.pt", model)
-    with pytest.raises(UnreadableInputError, match="not allowed .tests.hostile.HelperNetwork.; nothing"):
+    with pytest.raises(
+        UnreadableInputError, match="not allowed .tests.hostile.HelperNetwork.; .* module, first re-save it"
+    ):
         load(path)
-    assert len(load(path, allow=["tests.hostile.HelperNetwork"])) == 2
+    with pytest.raises(UnreadableInputError, match=RESAVE):
+        load(path, allow=["tests.hostile.HelperNetwork"])
+    assert len(load(path, unsafe=True)) == 2
+
+
+def test_state_dicts_in_the_legacy_format_load_with_plain_data_and_allowed_classes(tmp_path):
+    content = {"module": small_network().state_dict(), "args": argparse.Namespace(rotations=3)}
+    content["note"] = hostile.Note("of the user's")
+    path = saved_the_old_way(tmp_path / "old.pt", content)
+    factory = "tests.support:small_network"
+    again = load(path, model=factory, allow=["tests.hostile.Note"])
+    assert same_state(again.state_dict(), small_network().state_dict())
 
 
 def test_nothing_in_a_legacy_file_runs(tmp_path):
@@ -298,7 +328,49 @@ def test_a_data_parallel_network_loads_as_the_network(tmp_path, legacy):
         saved_the_old_way(path, wrapper)
     else:
         torch.save(wrapper, path)
-    assert same_state(load(path).state_dict(), wrapper.module.state_dict())
+    assert same_state(load(path, unsafe=legacy).state_dict(), wrapper.module.state_dict())
+
+
+MOVED = {
+    "conv3d": ("conv3d", "modules.circular"),
+    "conv2d": ("conv2d", "modules.expanded"),
+    "fourier": ("fourier", "modules.fourier"),
+}
+
+
+def renamed(source, target, change):
+    """An archive whose pickle is changed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, change(content) if name.endswith("data.pkl") else content)
+
+
+@pytest.mark.parametrize(("form", "before"), MOVED.values(), ids=MOVED)
+def test_files_of_earlier_versions_name_classes_where_they_were(tmp_path, form, before):
+    """The modules of the forms have moved since; what was written then still loads."""
+    network = nn.Sequential(CEConv2d(1, 3, 3, 2, 3), nn.ReLU(), CEConv2d(3, 3, 2, 2, 3, learnable=True))
+    network.append(CEConv2d(1, 3, 3, 2, 3, learnable=True) if form == "conv3d" else nn.ReLU())
+    converted = convert(network, form)
+    save_module(converted, tmp_path / "new.pt")
+    places = {type(module).__module__ for module in converted if hasattr(module, "form")}
+
+    def as_before(content):
+        for place in places:
+            content = content.replace(f"c{place}\n".encode(), f"cceconv_convert.{before}\n".encode())
+        return content
+
+    renamed(tmp_path / "new.pt", tmp_path / "old.pt", as_before)
+    assert f"ceconv_convert.{before}\n".encode() in (tmp_path / "old.pt").read_bytes()
+    again = load(tmp_path / "old.pt")
+    assert [type(module) for module in again] == [type(module) for module in converted]
+    assert [vars(module).keys() for module in again] == [vars(module).keys() for module in converted]
+    assert same_state(again.state_dict(), converted.state_dict())
+
+
+@pytest.mark.parametrize("name", ["ceconv_convert.modules.circular.nn", "ceconv_convert.cli.main.main"])
+def test_other_names_of_this_package_are_not_allowed(name):
+    assert resolve(name) is None
 
 
 def flipped(path, name):

@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ceconv_convert import convert, export_onnx, load, migrate_checkpoint, verify
+from ceconv_convert import export_onnx, load, migrate_checkpoint, verify
 from ceconv_convert.cli import run as RUN
 from ceconv_convert.cli import work
+from ceconv_convert.conversion.convert import replace_layers
 from ceconv_convert.errors import OutputError, UnreadableInputError
-from ceconv_convert.files.signals import signals_held
+from ceconv_convert.files.interruption import signals_held
 from ceconv_convert.files.staging import Staging
 from ceconv_convert.report.terminal import Terminal
 from tests.support import GOLDEN_SEQUENTIAL, names, small_network
@@ -441,12 +442,12 @@ def test_a_report_that_cannot_be_written_leaves_nothing(run, folder, model, monk
 
 def test_a_failed_verdict_leaves_its_report_alone(run, folder, model, monkeypatch):
     def damaged(*arguments, **options):
-        found = convert(*arguments, **options)
+        found = replace_layers(*arguments, **options)
         with torch.no_grad():
             found[2].weight[0] += 1
         return found
 
-    monkeypatch.setattr(work, "convert", damaged)
+    monkeypatch.setattr(work, "replace_layers", damaged)
     assert run(model, "-o", "a.pt", "--report", "r.json", *SHAPE)[0] == 1
     assert names(folder) == ["model.pt", "r.json"]
     assert json.loads(Path("r.json").read_text())["outputs"] == []

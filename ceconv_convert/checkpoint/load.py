@@ -25,8 +25,7 @@ from ceconv_convert.errors import (
     first_line,
 )
 from ceconv_convert.files.class_names import import_from
-from ceconv_convert.files.sanity import check_tensors
-from ceconv_convert.files.skeleton import check_skeleton
+from ceconv_convert.files.sanity import check_skeleton, check_tensors
 from ceconv_convert.files.source import Source, read_source
 from ceconv_convert.surgery import unwrapped
 

@@ -19,7 +19,7 @@ from ceconv_convert.conversion.convert import check_plan
 from ceconv_convert.conversion.find import FoundLayer, find_layers
 from ceconv_convert.conversion.plan import plan_layers
 from ceconv_convert.errors import OutputError
-from ceconv_convert.files.signals import signals_held
+from ceconv_convert.files.interruption import signals_held
 from ceconv_convert.files.source import Source, read_source, sha256_of
 from ceconv_convert.files.staging import Staging, check_outputs
 from ceconv_convert.files.system import name_of

@@ -1,7 +1,7 @@
 """Which classes a pickle may name.
 
-Classes only, never functions: a class without code of the file's cannot do what its author did not write.
-Published and seed class names map onto our own implementation.
+Classes only, never functions: a class does nothing that its author did not write. Class names of the
+published code, and those of earlier versions of this package, stand for our classes of the same name.
 """
 
 from __future__ import annotations
@@ -12,66 +12,50 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from ceconv_convert import architectures, layers
+from ceconv_convert.architectures import blocks, cecnn, resnet
 from ceconv_convert.errors import FOREIGN_FAILURES, UnreadableInputError, first_line
+from ceconv_convert.forms import conv2d, conv3d, fourier
+from ceconv_convert.layers import ceconv2d, pooling
 
-_OUR_LAYERS: dict[str, type] = {
-    "CEConv2d": layers.CEConv2d,
-    "CEConv2D": layers.CEConv2d,
-    "GroupMaxPool2d": layers.GroupMaxPool2d,
-    "GroupCosetMaxPool": layers.GroupCosetMaxPool,
-    "GroupCosetAvgPool": layers.GroupCosetAvgPool,
+_PUBLISHED = {"ceconv", "ceconv2d", "pooling", "ceconv.ceconv2d", "ceconv.pooling"} | {
+    f"models.{file}" for file in ("resnet", "resnet_hybrid", "cnn")
 }
-_PUBLISHED_MODULES = frozenset({"ceconv", "ceconv.ceconv2d", "ceconv.pooling", "ceconv2d", "pooling"})
-_PUBLISHED_NETWORKS: dict[str, type] = {
-    "models.resnet.ResNet": architectures.ResNet,
-    "models.resnet.BasicBlock": architectures.BasicBlock,
-    "models.resnet.Bottleneck": architectures.Bottleneck,
-    "models.resnet_hybrid.HybridResNet": architectures.HybridResNet,
-    "models.resnet_hybrid.BasicBlock": architectures.BasicBlock,
-    "models.resnet_hybrid.Bottleneck": architectures.Bottleneck,
-    "models.cnn.CECNN": architectures.CECNN,
+_OURS: dict[str, type] = {
+    name: found
+    for file in (ceconv2d, pooling, blocks, cecnn, resnet, conv2d, conv3d, fourier)
+    for name, found in vars(file).items()
+    if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == file.__name__
 }
-_PLAIN_DATA: dict[str, type] = {"argparse.Namespace": argparse.Namespace}
-"""What training scripts leave beside the weights: attributes in a bag, and no code."""
-
-_OUR_PACKAGE = "ceconv_convert."
-_OUR_ROOMS = tuple(f"{_OUR_PACKAGE}{room}" for room in ("layers", "forms", "architectures"))
+_TORCHS = ("torch.nn.modules.", "torch.nn.parallel.data_parallel")
 
 
 def resolve(name: str) -> type | None:
-    """The class that a pickled name stands for, where it is allowed without asking; else None.
+    """The class that a pickled name stands for, or None where the user has to allow it.
 
     >>> resolve("ceconv.ceconv2d.CEConv2D").__name__, resolve("torch.nn.modules.linear.Linear").__name__
     ('CEConv2d', 'Linear')
     >>> resolve("os.system") is None
     True
     """
-    known = _PUBLISHED_NETWORKS.get(name) or _PLAIN_DATA.get(name)
-    if known is not None:
-        return known
     module_name, _, attribute = name.rpartition(".")
-    if module_name in _PUBLISHED_MODULES:
-        return _OUR_LAYERS.get(attribute)
-    if module_name.startswith(("torch.nn.modules.", "torch.nn.parallel.data_parallel")):
-        found = getattr(sys.modules.get(module_name), attribute, None)
-    elif module_name.startswith(_OUR_ROOMS):
-        found = getattr(_ours(module_name), attribute, None)
-    else:
-        return None
-    return found if _is_module_class(found) else None
+    if name == "argparse.Namespace":  # hyper-parameters beside the weights: attributes, and no code
+        return argparse.Namespace
+    if module_name in _PUBLISHED or module_name.startswith("ceconv_convert."):
+        return _OURS.get(attribute)
+    found = getattr(sys.modules.get(module_name), attribute, None) if name.startswith(_TORCHS) else None
+    is_layer = isinstance(found, type) and issubclass(found, nn.Module) and found is not nn.Module
+    return found if is_layer else None
 
 
-def allowed_by_user(names: Iterable[str]) -> list[tuple[type, str]]:
-    """Import the classes that the user allows, each with the name that pickles give it.
+def allowed_by_user(names: Iterable[str]) -> dict[str, type]:
+    """Import the classes that the user allows; they are keyed by the name that pickles give them.
 
     Raises:
         UnreadableInputError: for a name that cannot be imported, or is no class.
     """
-    found = []
+    found = {}
     for name in names:
         module_name, _, attribute = name.rpartition(".")
         if not module_name:
@@ -79,10 +63,9 @@ def allowed_by_user(names: Iterable[str]) -> list[tuple[type, str]]:
         cls = import_from(module_name, attribute, f"--allow {name}")
         if not isinstance(cls, type):
             raise UnreadableInputError(
-                f"--allow {name} is a {type(cls).__name__}: only classes can be allowed, "
-                "a function would be run"
+                f"--allow {name} is a {type(cls).__name__}: only classes can be allowed, a function would run"
             )
-        found.append((cls, name))
+        found[name] = cls
     return found
 
 
@@ -104,17 +87,6 @@ def import_from(module_name: str, attribute: str, what: str) -> object:
             f"{what} cannot be imported: {first_line(error)}; run where that module is installed"
         ) from error
     finally:
-        # The entry of this call alone, and not an equal one, which ``python -m`` puts first.
+        # This very entry, not an equal one, which ``python -m`` puts first.
         sys.path[:] = [entry for entry in sys.path if entry is not here]
     return found
-
-
-def _ours(module_name: str) -> object:
-    try:
-        return importlib.import_module(module_name)
-    except ImportError:
-        return None
-
-
-def _is_module_class(found: object) -> bool:
-    return isinstance(found, type) and issubclass(found, nn.Module) and found is not torch.nn.Module

@@ -1,85 +1,66 @@
-"""Read what torch.save wrote without running anything of the file's."""
+"""Reading what torch.save wrote, without running anything that the file says.
+
+Besides the zip format there is the one before torch 1.6: five pickles (a magic number, a version, the system,
+the object, the keys of its storages), then the numbers. Of that one, whole modules are not read: it wraps
+every module class together with its source code.
+"""
 
 from __future__ import annotations
 
 import io
-import pickle
-import struct
+import pickletools
 import zipfile
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from ceconv_convert.errors import UnreadableInputError, first_line
-from ceconv_convert.files import legacy
+from ceconv_convert.errors import UnreadableInputError
 from ceconv_convert.files.class_names import allowed_by_user, resolve
 from ceconv_convert.files.standin import StandIns
+from ceconv_convert.files.system import reading
 from ceconv_convert.files.zip_archive import MAGIC as ZIP
 from ceconv_convert.files.zip_archive import checked_archive
 
-_HARMLESS = frozenset(
-    {
-        "collections.OrderedDict",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_parameter",
-        "torch.device",
-        "torch.nn.parameter.Parameter",
-        "__builtin__.set",
-        "builtins.set",
-    }
-)
-
-DAMAGE = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    EOFError,
-    ImportError,
-    OSError,
-    AssertionError,
-    pickle.UnpicklingError,
-    struct.error,
-    zipfile.BadZipFile,
-)
-"""What torch, pickle and zipfile raise on a damaged file."""
+_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+_LEGACY_PICKLES, _LEGACY_OBJECT = 5, 3
+_KIND = " as a torch file"
+_RESAVE = "torch.save(torch.load(path, weights_only=False), path)"
 
 
 def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
-    """The object in a torch file, in its zip format or the one before, on the CPU.
+    """The object in a torch file, on the CPU.
 
     Args:
         path: the file.
         allow: classes that it may name beside those of ``torch.nn`` and the published networks.
 
     Raises:
-        UnreadableInputError: where the file is missing, damaged, or names what is not allowed.
+        UnreadableInputError: where the file is missing, damaged, names what is not allowed, or is a whole
+            module in the format before torch 1.6.
     """
     file = _open(path)
-    try:
+    with reading(path, _KIND):
         names = _names_in(file)
-    except DAMAGE as error:
-        raise _damaged(path, error) from error
     allowed = allowed_by_user(allow)
-    known = {name for _, name in allowed}
-    classes = {name: resolve(name) for name in names if name not in known}
-    refused = sorted(name for name, cls in classes.items() if cls is None)
-    if refused:
-        raise UnreadableInputError(_refusal(path, refused))
+    known = {name: cls for name in names if (cls := allowed.get(name) or resolve(name)) is not None}
+    is_legacy = _is_legacy(file)
+    if len(known) < len(names):
+        raise UnreadableInputError(_refusal(path, sorted({*names} - {*known}), is_legacy))
+    if is_legacy and any(issubclass(cls, nn.Module) for cls in known.values()):
+        raise UnreadableInputError(
+            f"{path} is a whole module in torch's format from before 1.6, of which only weights are read: if "
+            f"you trust it, re-save it with a current torch, {_RESAVE}, or pass --unsafe"
+        )
     stand_ins = StandIns()
-    allowed += [(cls, name) for name, cls in classes.items() if cls is not None]
     pairs: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-        (stand_ins.of(cls, name), name) for cls, name in allowed
+        (stand_ins.of(cls, name), name) for name, cls in known.items()
     ]
-    try:
-        with torch.serialization.safe_globals(pairs):
-            found: object = torch.load(file, map_location="cpu", weights_only=True)
-    except DAMAGE as error:
-        raise _damaged(path, error) from error
-    _check_read_whole(file, path)
+    with torch.serialization.safe_globals(pairs):
+        found = _load(file, path, weights_only=True)
     stand_ins.restore()
     return found
 
@@ -90,72 +71,79 @@ def read_unsafe(path: Path) -> object:
     Raises:
         UnreadableInputError: where the file is missing or damaged, or names code that is not installed.
     """
-    file = _open(path, unsafe=True)
-    try:
-        found: object = torch.load(file, map_location="cpu", weights_only=False)
-    except DAMAGE as error:
-        raise _damaged(path, error) from error
-    _check_read_whole(file, path)
+    return _load(_open(path, unsafe=True), path, weights_only=False)
+
+
+def _load(file: io.BytesIO, path: Path, *, weights_only: bool) -> object:
+    with reading(path, _KIND):
+        found: object = torch.load(file, map_location="cpu", weights_only=weights_only)
+    read = file.tell()
+    if _is_legacy(file) and read != file.seek(0, io.SEEK_END):
+        # A storage may have been read short, and left with uninitialized memory.
+        raise UnreadableInputError(f"{path} is damaged: bytes follow the last of its storages")
     return found
 
 
 def _open(path: Path, *, unsafe: bool = False) -> io.BytesIO:
-    """The bytes that torch loads: of the zip format those that were checked, of the one before all."""
-    try:
+    """The bytes that torch loads: of the zip format those that were checked, else all."""
+    with reading(path, _KIND):
         with path.open("rb") as file:
-            head = file.read(len(legacy.MAGIC))
+            head = file.read(len(_LEGACY))
         if not head:
             raise UnreadableInputError(f"{path} is empty")
         if head.startswith(ZIP) and zipfile.is_zipfile(path):
             return checked_archive(path)
-        if head == legacy.MAGIC:
+        if head == _LEGACY or (unsafe and not head.startswith(ZIP[:2])):
             whole = io.BytesIO(path.read_bytes())
-            legacy.check_storages(whole)
-            return whole if unsafe else legacy.without_wrapped_classes(whole)
-        if unsafe and not head.startswith(ZIP[:2]):
-            return io.BytesIO(path.read_bytes())
-    except OSError as error:
-        raise UnreadableInputError(f"{path} cannot be read: {error.strerror or first_line(error)}") from error
-    except DAMAGE as error:
-        raise _damaged(path, error) from error
+            if head == _LEGACY:
+                _check_storage_keys(whole)
+            return whole
     if head.startswith(ZIP[:2]):
         raise UnreadableInputError(f"{path} is a truncated or damaged zip archive")
     hint = ": an .onnx file has no layers left to convert" if path.suffix == ".onnx" else ""
     raise UnreadableInputError(f"{path} is not a file that torch.save writes{hint}")
 
 
-def _check_read_whole(file: io.BytesIO, path: Path) -> None:
-    """Of the format before zip all is read: else a storage may have been left with what memory held."""
-    read = file.tell()
-    if legacy.is_legacy(file) and read != file.seek(0, io.SEEK_END):
-        raise UnreadableInputError(f"{path} is damaged: bytes follow the last of its storages")
+def _is_legacy(file: io.BytesIO) -> bool:
+    return file.getbuffer()[: len(_LEGACY)] == _LEGACY
+
+
+def _legacy_pickles(file: io.BytesIO) -> list[bytes]:
+    ends = [file.seek(0)]
+    for _ in range(_LEGACY_PICKLES):
+        for _instruction in pickletools.genops(file):
+            pass
+        ends.append(file.tell())
+    file.seek(0)
+    return [file.getvalue()[start:end] for start, end in pairwise(ends)]
+
+
+def _check_storage_keys(file: io.BytesIO) -> None:
+    """A storage that the list of keys leaves out would keep uninitialized memory."""
+    keys = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(_legacy_pickles(file)[-1])]
+    texts = [argument for name, argument in keys if name == "BINUNICODE"]
+    if len(set(texts)) < len(texts) or any(name in ("BINGET", "LONG_BINGET") for name, _ in keys):
+        raise ValueError("it names a storage twice")
 
 
 def _names_in(file: io.BytesIO) -> list[str]:
-    """Every class and function that the file's pickle names and torch does not know to be harmless."""
-    if legacy.is_legacy(file):
-        names = [name for name in legacy.names_in(file) if not _is_harmless(name)]
-    else:
-        names = list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    """Every class and function that the object's pickle names and torch does not allow by itself."""
+    archive = file
+    if _is_legacy(file):
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as made:
+            made.writestr("archive/data.pkl", _legacy_pickles(file)[_LEGACY_OBJECT])
+            made.writestr("archive/version", "3")
+        archive.seek(0)
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(archive)
     file.seek(0)
     return names
 
 
-def _is_harmless(name: str) -> bool:
-    """Whether torch's weights-only loading allows a name of a state dict without being asked."""
-    module_name, _, attribute = name.rpartition(".")
-    if module_name == "torch" and isinstance(getattr(torch, attribute, None), torch.dtype):
-        return True
-    return name in _HARMLESS or (module_name == "torch" and attribute.endswith("Storage"))
-
-
-def _damaged(path: Path, error: BaseException) -> UnreadableInputError:
-    return UnreadableInputError(f"{path} cannot be read as a torch file: {first_line(error)}")
-
-
-def _refusal(path: Path, refused: list[str]) -> str:
+def _refusal(path: Path, refused: list[str], is_legacy: bool) -> str:
     flags = " ".join(f"--allow {name}" for name in refused)
+    legacy = f"; if it is a whole module, first re-save it with a current torch, {_RESAVE}"
     return (
-        f"{path} names what is not allowed ({', '.join(refused)}); nothing of it was run. "
-        f"If you trust the file, and these are classes that are installed here, pass {flags}"
+        f"{path} names what is not allowed ({', '.join(refused)}); nothing of it was run. If you trust the "
+        f"file, and these are classes that are installed here, pass {flags}{legacy if is_legacy else ''}"
     )

@@ -1,17 +1,18 @@
-"""Where a written file comes from: plain data that goes into it, under one key."""
+"""Where a written file comes from: plain data that is stored in the file under one key."""
 
 from __future__ import annotations
 
 import json
 import platform
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 KEY = "ceconv_convert"
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "numpy")
 
 Record = dict[str, object]
-"""Only what JSON and every unpickler know: texts, numbers, lists and dicts."""
+"""Strings, numbers, lists and dicts alone, as JSON and every unpickler know them."""
 
 
 def record(
@@ -27,30 +28,24 @@ def record(
         source: the name of the file converted, or of the class of a live module.
         sha256: of the file's bytes; None for a live module.
         form: as planned, or ``ceconv`` for weights that went back; None where nothing is converted.
-        layers: one a converted layer.
+        layers: one item for each converted layer.
         verdict: on what is written; None where no network was run.
     """
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return {
         "tool": f"ceconv-convert {version('ceconv-convert')}",
         "source": source,
         "source_sha256": sha256,
         "form": form,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions,
         "layers": [dict(layer) for layer in layers],
         "verdict": None if verdict is None else dict(verdict),
     }
 
 
 def as_text(found: Record) -> str:
-    """The record as one line of JSON, for formats that hold texts alone."""
+    """The record as one line of JSON, for formats that store strings alone."""
     return json.dumps(found, ensure_ascii=False)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -1,51 +1,43 @@
-"""safetensors, tensor by tensor: whole files, shards, and writing without holding more than one tensor.
+"""safetensors, tensor by tensor: single files, shards, and writing with one tensor in memory at a time.
 
-Files are read, not mapped into memory: a mapped file that somebody changes or shortens meanwhile changes the
-tensors, or ends the process. The format: 8 bytes with the length of a JSON header, the header, the numbers.
+Files are read, not mapped into memory: where somebody changes a mapped file meanwhile, the tensors change,
+and where it becomes shorter, the process dies. The format: 8 bytes with the length of a JSON header, the
+header, the numbers.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from ceconv_convert.errors import OutputError, UnreadableInputError, first_line
-from ceconv_convert.files.system import stat_of
+from ceconv_convert.errors import OutputError, UnreadableInputError
+from ceconv_convert.files.system import reading, stat_of, writing
 
 SHARD_INDEX = ".safetensors.index.json"
 _LENGTH = 8
 _CHUNK = 2**24
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
+_DTYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool,
     "BF16": torch.bfloat16,
+    "C64": torch.complex64,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "U16": torch.uint16,
-    "U32": torch.uint32,
-    "U64": torch.uint64,
-    "C64": torch.complex64,
-    "BOOL": torch.bool,
+    **{f"F{bits}": getattr(torch, f"float{bits}") for bits in (16, 32, 64)},
+    **{f"I{bits}": getattr(torch, f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": getattr(torch, f"uint{bits}") for bits in (8, 16, 32, 64)},
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies, and what it looks like."""
+    """A tensor's dtype and shape, and where its bytes are in a file."""
 
     path: Path
     dtype: torch.dtype
@@ -57,27 +49,22 @@ class StoredTensor:
         """Its numbers, in memory of their own."""
         if self.start == self.stop:
             return torch.empty(self.shape, dtype=self.dtype)
-        content = bytearray(self.stop - self.start)
-        place = memoryview(content)
-        for piece in self.chunks():
-            place[: len(piece)] = piece
-            place = place[len(piece) :]
+        content = bytearray()
+        for chunk in self.chunks():
+            content += chunk
         return torch.frombuffer(content, dtype=self.dtype).reshape(self.shape)
 
     def chunks(self) -> Iterator[bytes]:
         """Its bytes, a piece at a time."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.start)
-                left = self.stop - self.start
-                while left:
-                    piece = file.read(min(left, _CHUNK))
-                    if not piece:
-                        raise UnreadableInputError(f"{self.path} became shorter while it was read")
-                    left -= len(piece)
-                    yield piece
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
+        with reading(self.path), self.path.open("rb") as file:
+            file.seek(self.start)
+            left = self.stop - self.start
+            while left:
+                piece = file.read(min(left, _CHUNK))
+                if not piece:
+                    raise UnreadableInputError(f"{self.path} became shorter while it was read")
+                left -= len(piece)
+                yield piece
 
     def empty(self) -> Tensor:
         """A tensor of its shape and dtype, without numbers."""
@@ -86,15 +73,11 @@ class StoredTensor:
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """The tensors of a file, or of shards and their index, and what is written beside them."""
+    """The tensors of a file, or of shards and their index, with their metadata."""
 
     tensors: dict[str, StoredTensor]
     metadata: dict[str, str]
     files: tuple[Path, ...]
-
-    def read(self) -> dict[str, Tensor]:
-        """All of them."""
-        return {name: tensor.read() for name, tensor in self.tensors.items()}
 
 
 def is_safetensors(path: Path) -> bool:
@@ -113,41 +96,28 @@ def open_stored(path: Path) -> Stored:
 
 def _open_file(path: Path) -> Stored:
     stat_of(path)
-    try:
+    with reading(path, " as safetensors"):
         with safe_open(path, "pt"):
-            pass  # the library has looked at every entry of the header
+            pass  # the library checks every entry of the header
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH), "little")
             header = json.loads(file.read(length))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except (SafetensorError, ValueError) as error:
-        raise UnreadableInputError(f"{path} cannot be read as safetensors: {first_line(error)}") from error
     metadata = header.pop("__metadata__", {})
     unknown = sorted({entry["dtype"] for entry in header.values()} - _DTYPES.keys())
     if unknown:
         raise UnreadableInputError(f"{path} has tensors in {', '.join(unknown)}, which torch does not have")
-    begin = _LENGTH + length
     tensors = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        start, stop = entry["data_offsets"]
-        dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
-        tensors[name] = StoredTensor(path, dtype, shape, begin + start, begin + stop)
+        start, stop = (_LENGTH + length + offset for offset in entry["data_offsets"])
+        tensors[name] = StoredTensor(path, _DTYPES[entry["dtype"]], tuple(entry["shape"]), start, stop)
     return Stored(tensors, metadata, (path,))
 
 
 def _open_shards(index: Path) -> Stored:
-    """In the index's order; a shard that lies elsewhere is refused."""
+    """In the index's order; a shard that is not beside the index is refused."""
     stat_of(index)
-    try:
-        weight_map = json.loads(index.read_text())["weight_map"]
-        entries = {str(key): str(name) for key, name in weight_map.items()}
-    except OSError as error:
-        raise _unreadable(index, error) from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UnreadableInputError(
-            f"{index} is no index of safetensors shards: {first_line(error)}"
-        ) from error
+    with reading(index, " as an index of safetensors shards"):
+        entries = {str(key): str(name) for key, name in json.loads(index.read_text())["weight_map"].items()}
     shards: dict[str, Stored] = {}
     for name in dict.fromkeys(entries.values()):
         if name != Path(name).name:
@@ -171,46 +141,34 @@ def write_stored(
 
     Args:
         path: the file.
-        tensors: of the shapes and dtypes to write; the numbers are not looked at.
-        chunks: gives the bytes of a tensor by its name, when its turn has come.
-        metadata: texts beside the tensors.
+        tensors: of the shapes and dtypes to write; their numbers are not used.
+        chunks: returns the bytes of a tensor by its name, when its turn has come.
+        metadata: strings beside the tensors.
 
     Raises:
         OutputError: where it cannot be written.
     """
-    foreign = sorted(name for name, tensor in tensors.items() if tensor.dtype not in _NAMES)
-    if foreign:
-        raise OutputError(f"{path.name} cannot be written: safetensors has no {tensors[foreign[0]].dtype}")
+    # As the format's own library orders them: wider numbers first, so that each is aligned.
+    order = sorted(tensors, key=lambda name: -tensors[name].element_size())
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     stop = 0
-    # As the format's own library orders them: numbers of more bytes first, so that each is aligned.
-    order = sorted(tensors, key=lambda name: -tensors[name].element_size())
     for name in order:
-        start, tensor = stop, tensors[name]
-        stop += math.prod(tensor.shape) * tensor.element_size()
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, stop],
-        }
+        tensor = tensors[name]
+        if tensor.dtype not in _NAMES:
+            raise OutputError(f"{path.name} cannot be written: safetensors has no {tensor.dtype}")
+        start, stop = stop, stop + tensor.nbytes
+        dtype, shape = _NAMES[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _LENGTH)
-    try:
-        with path.open("wb") as file:
-            file.write(len(text).to_bytes(_LENGTH, "little"))
-            file.write(text)
-            for name in order:
-                for piece in chunks(name):
-                    file.write(piece)
-    except OSError as error:
-        raise OutputError(f"{path.name} cannot be written: {error.strerror}") from error
+    with writing(path.name), path.open("wb") as file:
+        file.write(len(text).to_bytes(_LENGTH, "little") + text)
+        for name in order:
+            for piece in chunks(name):
+                file.write(piece)
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
     """The numbers of a tensor as the format has them."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
-
-
-def _unreadable(path: Path, error: OSError) -> UnreadableInputError:
-    return UnreadableInputError(f"{path} cannot be read: {error.strerror or first_line(error)}")

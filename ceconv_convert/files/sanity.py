@@ -1,24 +1,48 @@
-"""Are tensors out of a file what they claim to be? A pickle can declare views of any shape on a few bytes."""
+"""Checks on what came out of a file, before anything relies on it.
+
+A pickle can declare tensors of any shape as views of a few bytes, and set a module's attributes to anything.
+What a network computes with them is found out later, by running it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ceconv_convert.errors import UnreadableInputError
+from ceconv_convert.errors import UnreadableInputError, shown
 from ceconv_convert.files.safetensors_io import is_safetensors
+from ceconv_convert.forms.target import TargetLayer
+from ceconv_convert.kernel.spec import MOST_ROTATIONS, is_number
 
 _OVERLAP = 2
-"""Tensors may look at the same numbers, as tied ones do; together they stay near the size of the file."""
+"""Largest total of all tensors, in sizes of their file: tied ones share their numbers."""
+_REGISTRIES: tuple[tuple[str, type, str], ...] = (
+    ("_parameters", nn.Parameter, "a parameter"),
+    ("_buffers", torch.Tensor, "a tensor"),
+    ("_modules", nn.Module, "a module"),
+)
+_HOOKS = frozenset(name for name in vars(nn.Module()) if "_hooks" in name)
+_REQUIRED_HOOKS = frozenset({"_forward_hooks", "_backward_hooks"})
+"""Without them a module cannot be called; the others have defaults."""
+_SETTINGS: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("_is_full_backward_hook", (bool, type(None)), "a bool or None"),
+    ("_compiled_call_impl", (type(None),), "None"),
+    ("_version", (int,), "a number"),
+)
+_DEEPEST = 100
+_MOST_PATHS = 10_000
+_MOST_REPEATED = 512
+"""Paths to modules that have one already. Each is a call whose features are kept."""
 
 
 def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise UnreadableInputError where ``tensors`` are larger than their file, or no plain numbers."""
+    """Raise UnreadableInputError where ``tensors`` are larger than their file, or not plain numbers."""
     if is_safetensors(path):
-        return  # the format knows no views
+        return  # the format has no views
     size = path.stat().st_size
     claimed: dict[object, int] = {}
     for key, tensor in tensors.items():
@@ -28,12 +52,84 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
             continue
         if tensor.is_meta:
             raise UnreadableInputError(f"{key} has no numbers: it was saved from the meta device")
-        numbers = tensor.numel() * tensor.element_size()
-        if numbers > size:
+        if tensor.nbytes > size:
             raise UnreadableInputError(f"{key} claims {tensor.numel()} numbers, more than the file holds")
         place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        claimed[place] = numbers
-    if sum(claimed.values()) > _OVERLAP * size:
+        claimed[place] = tensor.nbytes
+    total = sum(claimed.values())
+    if total > _OVERLAP * size:
+        raise UnreadableInputError(f"its tensors claim {total} bytes together, and the file has {size}")
+
+
+def check_skeleton(model: nn.Module) -> None:
+    """Raise UnreadableInputError, with the module's path, where ``model`` cannot be walked.
+
+    Registries have to hold what their names say, without hooks and without attributes that hide a method, in
+    a tree of bounded size.
+    """
+    counted: dict[nn.Module, int] = {}
+    paths = _count_paths("", model, (), counted)
+    if paths > min(_MOST_PATHS, len(counted) + _MOST_REPEATED):
         raise UnreadableInputError(
-            f"its tensors claim {sum(claimed.values())} bytes together, and the file has {size}"
+            f"there are too many paths to its {len(counted)} modules: at most {_MOST_PATHS} are walked, "
+            f"{_MOST_REPEATED} of them to modules that sit in another place too"
         )
+
+
+def _count_paths(
+    name: str, module: nn.Module, ancestors: tuple[nn.Module, ...], counted: dict[nn.Module, int]
+) -> int:
+    """The number of paths to ``module`` and what it holds; a module in two places has two."""
+    if module in ancestors:
+        raise UnreadableInputError(f"module {name} contains itself")
+    if len(ancestors) > _DEEPEST:
+        raise UnreadableInputError(f"modules are nested more than {_DEEPEST} deep, at {name}")
+    if module not in counted:
+        problem = _registry_problem(vars(module)) or _attribute_problem(module)
+        if problem is not None:
+            raise UnreadableInputError(f"module {name or '(root)'} is damaged: {problem}")
+        count = 1
+        for child_name, child in module._modules.items():
+            if child is not None:
+                path = f"{name}.{child_name}" if name else child_name
+                count += _count_paths(path, child, (*ancestors, module), counted)
+        counted[module] = count
+    return counted[module]
+
+
+def _registry_problem(attributes: Mapping[Any, Any]) -> str | None:
+    for registry, kind, what in _REGISTRIES:
+        members = attributes.get(registry)
+        if not isinstance(members, dict):
+            return f"it has no {registry}"
+        for name, member in members.items():
+            if not isinstance(name, str) or "." in name or not name:
+                return f"{name!r} in {registry} is not a name"
+            if member is not None and not isinstance(member, kind):
+                return f"{name!r} in {registry} is {type(member).__name__}, not {what}"
+    return None
+
+
+def _attribute_problem(module: nn.Module) -> str | None:
+    attributes = vars(module)
+    for name in attributes:
+        if not isinstance(name, str):
+            return f"its attribute {name!r} has no name"
+        if name.startswith("__") or callable(getattr(type(module), name, None)):
+            return f"its attribute {name!r} hides a method"
+    for name in sorted(_HOOKS & attributes.keys() | _REQUIRED_HOOKS):
+        if not isinstance(attributes.get(name), dict) or attributes[name]:
+            return f"its {name} are not empty"
+    for name, kinds, what in _SETTINGS:
+        if name in attributes and not isinstance(attributes[name], kinds):
+            return f"its {name} is {type(attributes[name]).__name__}, not {what}"
+    if not isinstance(attributes.get("training"), bool):
+        return "it does not say whether it is in training mode"
+    unsaved = attributes.get("_non_persistent_buffers_set", set())
+    if not isinstance(unsaved, set) or not all(isinstance(name, str) for name in unsaved):
+        return "its _non_persistent_buffers_set is no set of names"
+    for name in ("in_rotations", "out_rotations") if isinstance(module, TargetLayer) else ():
+        count = attributes.get(name)
+        if not is_number(count) or not 1 <= count <= MOST_ROTATIONS:
+            return f"its {name} is {shown(count)}, not 1 to {MOST_ROTATIONS}"
+    return None

@@ -1,22 +1,25 @@
-"""Write modules, checkpoints and tensors."""
+"""Writing modules, checkpoints and tensors."""
 
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.errors import OutputError, first_line
 from ceconv_convert.files.provenance import KEY, Record, as_text
 from ceconv_convert.files.safetensors_io import bytes_of, write_stored
+from ceconv_convert.files.system import writing
 
 
 def save_module(model: nn.Module, path: Path, made: Record | None = None) -> None:
-    """A whole module, with its record as an attribute; ``load`` reads it back. ``model`` is not changed."""
+    """A whole module, with its record as an attribute; ``model`` is not changed.
+
+    Raises:
+        OutputError: where it cannot be written.
+    """
     annotated = copy.copy(model)
     if made is not None:
         vars(annotated)[KEY] = made
@@ -24,23 +27,17 @@ def save_module(model: nn.Module, path: Path, made: Record | None = None) -> Non
 
 
 def save_object(thing: object, path: Path) -> None:
-    """A module, or a checkpoint, as ``torch.save`` does; ``load`` reads it back.
-
-    Raises:
-        OutputError: where it cannot be written.
-    """
-    try:
-        with path.open("wb") as file:  # torch's own file may fail once more when it is closed
-            torch.save(thing, file)
-    except (OSError, RuntimeError, AttributeError, TypeError, pickle.PicklingError) as error:
-        raise OutputError(f"{path.name} cannot be written: {first_line(error)}") from error
+    """A module or a checkpoint, as ``torch.save`` does; raises OutputError where it cannot be written."""
+    # torch's own file object may fail a second time when it is closed.
+    with writing(path.name), path.open("wb") as file:
+        torch.save(thing, file)
 
 
 def save_tensors(state: Mapping[str, Tensor], path: Path, made: Record | None = None) -> None:
     """A state dict as safetensors, with its record in the metadata.
 
-    Tensors that share memory are written once each: the format knows no sharing. The format's own library
-    writes several entries of metadata in another order each time; here the same tensors give the same bytes.
+    Tensors that share memory are written once each: the format has no sharing. The same tensors and record
+    give the same bytes, while the format's own library writes metadata in a random order.
 
     Raises:
         OutputError: where it cannot be written.

@@ -1,4 +1,4 @@
-"""A file that is read once, whole, and known by its SHA-256."""
+"""A file that is read once, whole, and identified by its SHA-256."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from pathlib import Path
 from ceconv_convert.errors import UnreadableInputError
 from ceconv_convert.files.pickles import read_pickle, read_unsafe
 from ceconv_convert.files.safetensors_io import is_safetensors, open_stored
-from ceconv_convert.files.system import stat_of
+from ceconv_convert.files.system import reading, stat_of
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a file held.
+    """What a file held: the object in it, or of safetensors the tensors by name.
 
-    Attributes:
-        path: the file, as the user named it.
-        sha256: of its bytes; of a sharded checkpoint, those of the index and its shards in turn.
-        content: the object in it; of safetensors, the tensors by name.
+    The SHA-256 of a sharded checkpoint is that of the index and its shards in turn.
     """
 
     path: Path
@@ -40,9 +37,9 @@ def read_source(path: Path, allow: Iterable[str] = (), *, unsafe: bool = False) 
         digest = sha256_of(files)
         content: object
         if is_safetensors(path):
-            content = open_stored(path).read()
+            content = {name: tensor.read() for name, tensor in open_stored(path).tensors.items()}
         else:
-            content = read_unsafe(path) if unsafe else read_pickle(path, list(allow))
+            content = read_unsafe(path) if unsafe else read_pickle(path, allow)
     return Source(path, digest, content)
 
 
@@ -58,7 +55,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 @contextmanager
 def unchanged(files: tuple[Path, ...]) -> Iterator[None]:
-    """Raise UnreadableInputError where one of ``files`` is another at the end of the block than before it."""
+    """Raise UnreadableInputError where one of ``files`` is replaced or written to within the block."""
     before = [_state(file) for file in files]
     yield
     for file, state in zip(files, before, strict=True):
@@ -70,16 +67,12 @@ def sha256_of(files: Iterable[Path]) -> str:
     """Of the bytes of all files in turn, in hexadecimal."""
     digest = hashlib.sha256()
     for path in files:
-        try:
-            with path.open("rb") as file:
-                while piece := file.read(2**20):
-                    digest.update(piece)
-        except OSError as error:
-            raise UnreadableInputError(f"{path} cannot be read: {error.strerror}") from error
+        with reading(path), path.open("rb") as file:
+            while piece := file.read(2**20):
+                digest.update(piece)
     return digest.hexdigest()
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """What tells a file from another one of its name, or from itself after a change."""
     found = stat_of(path)
     return (found.st_ino, found.st_size, found.st_mtime_ns)

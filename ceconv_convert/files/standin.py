@@ -1,7 +1,7 @@
-"""Classes whose instances a pickle may make, but whose constructors it may not call.
+"""Stand-ins for module classes, whose constructors a pickle cannot call.
 
-pickle makes a module empty and then gives it its state. A file that calls a constructor instead, with
-arguments of its own, can ask for any amount of memory: no honest file does.
+pickle makes a module empty and then sets its state. A file that calls a constructor instead, with arguments
+of its own, can claim any amount of memory: no honest file does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ceconv_convert.layers.ceconv2d import PICKLED_AS
 
 
 class StandIns:
-    """Stand-ins for module classes; ``restore`` turns what was made of them into the real thing."""
+    """Makes stand-ins; ``restore`` turns their instances into those of the real classes."""
 
     def __init__(self) -> None:
         self._made: list[tuple[nn.Module, type[nn.Module], str]] = []
@@ -24,13 +24,12 @@ class StandIns:
         """The stand-in for a module class that a file calls ``name``; any other class is its own."""
         if not issubclass(cls, nn.Module):
             return cls
-        made = self._made
 
         def make(stand_in: type[nn.Module], *arguments: Any, **options: Any) -> nn.Module:
             if arguments or options:
                 refuse()
             module: nn.Module = object.__new__(stand_in)
-            made.append((module, cls, name))
+            self._made.append((module, cls, name))
             return module
 
         def refuse(*arguments: Any, **options: Any) -> None:
@@ -40,9 +39,9 @@ class StandIns:
         return types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(members))
 
     def restore(self) -> None:
-        """Give every instance its real class; one with another class name in the file keeps that."""
+        """Set the real class of every instance, and remember a published class name beside it."""
         for module, cls, name in self._made:
             object.__setattr__(module, "__class__", cls)  # nn.Module's own setter reads its state
-            if name != f"{cls.__module__}.{cls.__qualname__}":
+            if name.partition(".")[0] != cls.__module__.partition(".")[0]:
                 vars(module)[PICKLED_AS] = name
         self._made.clear()

@@ -1,24 +1,59 @@
-"""Files as the system knows them: what a name leads to, and whether it can be read to its end."""
+"""Files as the operating system knows them, and errors about a file as one sentence that names it."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ceconv_convert.errors import UnreadableInputError, first_line
+from ceconv_convert.errors import (
+    FOREIGN_FAILURES,
+    ConversionError,
+    OutputError,
+    UnreadableInputError,
+    first_line,
+)
+
+
+@contextmanager
+def reading(path: Path, kind: str = "") -> Iterator[None]:
+    """Turn what the system or a library raises about a file's bytes into an UnreadableInputError.
+
+    Args:
+        path: the file.
+        kind: what it is read as, after "cannot be read": ``" as safetensors"``.
+    """
+    try:
+        yield
+    except ConversionError:
+        raise
+    except FOREIGN_FAILURES as error:
+        raise UnreadableInputError(f"{path} cannot be read{kind}: {_reason(error)}") from error
+
+
+@contextmanager
+def writing(output: object) -> Iterator[None]:
+    """Turn what the system or a library raises while ``output`` is written into an OutputError."""
+    try:
+        yield
+    except ConversionError:
+        raise
+    except FileExistsError as error:
+        raise OutputError(f"{output} exists: pass --force to overwrite it") from error
+    except FOREIGN_FAILURES as error:
+        raise OutputError(f"{output} cannot be written: {_reason(error)}") from error
 
 
 def stat_of(path: Path) -> os.stat_result:
-    """What the system knows of a regular file, through every link.
+    """The status of a regular file, through every link.
 
     Raises:
-        UnreadableInputError: where there is none; a pipe or a device may have no end, and is none.
+        UnreadableInputError: where there is none. Pipes and devices are refused: they may have no end.
     """
-    try:
+    with reading(path):
         found = os.stat(path)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise UnreadableInputError(f"{path} cannot be read: {reason_of(error)}") from error
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
         raise UnreadableInputError(f"{path} is {kind}")
@@ -31,7 +66,7 @@ def real_path(path: Path) -> Path:
 
 
 def name_of(path: Path) -> str:
-    r"""A file's name as text that every format can hold: bytes that are no UTF-8 become U+FFFD.
+    r"""A file's name as valid Unicode, which every format can hold: bytes that are no UTF-8 become U+FFFD.
 
     >>> name_of(Path("a/b\udcff.pt"))
     'b�.pt'
@@ -39,6 +74,6 @@ def name_of(path: Path) -> str:
     return path.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def reason_of(error: OSError | ValueError) -> str:
-    """Why the system refuses, without its number and the file's name."""
-    return getattr(error, "strerror", None) or first_line(error)
+def _reason(error: BaseException) -> str:
+    """Without the error's number and the file's name."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)

@@ -1,37 +1,35 @@
 """A folder of images, read as torchvision's ImageFolder reads them: a JPEG's EXIF orientation is not applied.
 
-Transparency is dropped; of moving pictures the first counts; grays of 16 bits keep them. Hidden files and
-files of other suffixes are left out. What is read in place of a file that is named like an image is an error.
+Transparency is dropped, the first frame of an animation is read, and 16-bit grays keep their 16 bits. Hidden
+files and files with other suffixes are left out. A file that is named like an image and is none is an error.
 """
 
 from __future__ import annotations
 
-import stat
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ceconv_convert.errors import UnreadableInputError
-from ceconv_convert.user_inputs.arrays import Array, check_fits, parsing
+from ceconv_convert.files.system import reading
+from ceconv_convert.user_inputs.arrays import AS_INPUTS, Array, check_fits
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-"""Pillow goes by the content, and knows formats that run other programs."""
+"""Pillow goes by the content, and knows formats for which it runs other programs."""
 _BYTE, _WORD = 255, 65535
-_SINGLE = 4
 
 
 def read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None]:
-    """Images, ``[count, 3, H, W]`` in 0 … 1, and their classes: the numbers of the folders that they lie in.
+    """Images, float32 ``[count, 3, H, W]`` in 0 … 1, and their classes: the numbers of their folders.
 
     Args:
         path: the folder.
-        size: height and width that images are resized to; None keeps that of the first one.
+        size: height and width that images are resized to; None is that of the first one.
 
     Raises:
-        UnreadableInputError: where one of them cannot be read, and the error names it.
+        UnreadableInputError: where one of them cannot be read, which the error names, or Pillow is missing.
     """
     classes, alone = _list(path)
     if classes and alone:
@@ -48,51 +46,51 @@ def read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array 
     if not files:
         raise UnreadableInputError(f"{path} holds no images ({', '.join(sorted(_SUFFIXES))})")
     for file, _ in files:
-        _check_regular(file)
-    found: Array | None = None
+        with reading(file, AS_INPUTS):
+            file.stat()
+        if not file.is_file():  # a pipe would be waited for
+            raise UnreadableInputError(f"{file} is named like an image and is not a regular file")
+    found = np.empty(0, np.float32)
     for index, (file, _) in enumerate(files):
-        with parsing(file), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_FORMATS) as image:
-                image.load()  # which turns what a TIFF says is to be turned
-                size = (image.height, image.width) if size is None else size
-                check_fits((len(files), 3, *size), _SINGLE, path)
-                colors = _colors(image, size, file)
-        if found is None:
-            found = np.empty((len(files), *colors.shape), np.float32)
-        found[index] = colors
-    labels = np.array([label for _, label in files]) if classes else None
-    return np.empty(0) if found is None else found, labels
+        image = _read_image(file, size, len(files), path)
+        if index == 0:
+            size = (image.shape[1], image.shape[2])
+            found = np.empty((len(files), *image.shape), np.float32)
+        found[index] = image
+    return found, np.array([label for _, label in files]) if classes else None
 
 
 def _list(folder: Path) -> tuple[list[Path], list[Path]]:
     """Its folders and its images, in alphabetical order."""
-    with parsing(folder):
+    with reading(folder, AS_INPUTS):
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
         folders = [entry for entry in entries if entry.is_dir()]
-        others = sorted({*entries} - {*folders})
-    return folders, [entry for entry in others if entry.suffix.lower() in _SUFFIXES]
+    return folders, [e for e in entries if e not in folders and e.suffix.lower() in _SUFFIXES]
 
 
-def _check_regular(file: Path) -> None:
-    """A pipe would be waited for."""
-    with parsing(file):
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise UnreadableInputError(f"{file} is named like an image and is not a regular file")
-
-
-def _colors(image: Image.Image, size: tuple[int, int], file: Path) -> Array:
-    """``[3, H, W]`` in 0 … 1."""
-    height, width = size
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        gray = Image.fromarray(np.asarray(image).astype(np.float32))  # Pillow would cut it to 8 bits
-        gray = gray.resize((width, height), Image.Resampling.BILINEAR)
-        return np.broadcast_to(np.asarray(gray) / np.float32(_WORD), (3, height, width))
-    if image.mode in ("I", "F"):
+def _read_image(file: Path, size: tuple[int, int] | None, count: int, path: Path) -> Array:
+    """One of ``count`` images of a folder: ``[3, H, W]`` in 0 … 1."""
+    try:
+        from PIL import Image
+    except ImportError as error:
         raise UnreadableInputError(
-            f"{file} has pixels whose range is not known, in Pillow's mode {image.mode}: save it with 8 or "
-            "16 bits"
-        )
-    resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-    return np.moveaxis(np.asarray(resized, np.float32) / np.float32(_BYTE), -1, 0)
+            "reading images needs Pillow: pip install 'ceconv-convert[report]'"
+        ) from error
+    with reading(file, AS_INPUTS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file, formats=_FORMATS) as image:
+            image.load()  # applies a TIFF's orientation
+            height, width = size or (image.height, image.width)
+            check_fits((count, 3, height, width), 1, path)
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+                gray = Image.fromarray(np.asarray(image).astype(np.float32))  # Pillow would cut it to 8 bits
+                gray = gray.resize((width, height), Image.Resampling.BILINEAR)
+                return np.broadcast_to(np.asarray(gray) / np.float32(_WORD), (3, height, width))
+            if image.mode in ("I", "F"):
+                raise UnreadableInputError(
+                    f"{file} has pixels whose range is not known, in Pillow's mode {image.mode}: save it "
+                    "with 8 or 16 bits"
+                )
+            colors = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            return np.moveaxis(np.asarray(colors, np.float32) / np.float32(_BYTE), -1, 0)

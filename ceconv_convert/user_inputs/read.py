@@ -1,8 +1,8 @@
 """The user's own inputs: a folder of images, or arrays in a file.
 
 Images are made RGB, resized to the network's image size (bilinear) and scaled to 0 … 1. Folders in the folder
-are classes, in alphabetical order. Arrays are taken as they are, but for bytes, which are scaled to 0 … 1,
-and channels-last, which is turned round. No mean is subtracted: save arrays as the network wants them.
+are classes, in alphabetical order. Arrays are taken as they are, except that bytes are scaled to 0 … 1 and
+channels-last is made channels-first. No mean is subtracted: save arrays as the network wants them.
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ import torch
 from torch import Tensor
 
 from ceconv_convert.errors import UnreadableInputError
-from ceconv_convert.user_inputs.arrays import Array, parsing, read_npy, read_npz, read_safetensors
+from ceconv_convert.files.system import reading
+from ceconv_convert.user_inputs.arrays import AS_INPUTS, Array, npz_readers, read_npy, safetensors_readers
 from ceconv_convert.user_inputs.images import read_folder
 
 _IMAGES = ("images", "inputs", "input", "x")
 _LABELS = ("labels", "targets", "label", "y")
-_READERS = {".npz": read_npz, ".safetensors": read_safetensors}
-_NAMED = 8
-"""Names of arrays that an error shows."""
-_BYTE = 255
-_EXACT = 3
-"""Bytes of integers that float32 holds exactly."""
+_READERS = {".npz": npz_readers, ".safetensors": safetensors_readers}
+_MOST_NAMES = 8
+"""Names of arrays that an error lists."""
 
 
 @dataclass(frozen=True, eq=False)
 class UserInputs:
-    """Inputs, ``[count, 3, H, W]``, and their classes, ``[count]``, where they are known.
+    """Inputs, ``[count, 3, H, W]``, and their classes, int64 ``[count]``, where they are known.
 
     In float64 where the file has numbers that float32 does not hold, else in float32.
     """
@@ -45,12 +43,12 @@ def read_inputs(path: Path, size: tuple[int, int] | None) -> UserInputs:
 
     Args:
         path: the folder or file.
-        size: height and width that images are resized to; None keeps that of the first one.
+        size: height and width that images are resized to; None is that of the first one.
 
     Raises:
         UnreadableInputError: where there are none that can be read.
     """
-    with parsing(path):
+    with reading(path, AS_INPUTS):
         images, labels = _read(path, size)
         found = torch.from_numpy(_as_images(images, path))
         return UserInputs(found, None if labels is None else _as_labels(labels, len(found), path))
@@ -64,10 +62,13 @@ def _read(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None
         raise UnreadableInputError(f"{path}: inputs are a folder of images, .npy, .npz or .safetensors")
     if suffix == ".npy":
         return read_npy(path), None
-    (images, labels), names = _READERS[suffix](path, (_IMAGES, _LABELS))
+    readers = _READERS[suffix](path)
+    images, labels = (
+        next((readers[name]() for name in names if name in readers), None) for names in (_IMAGES, _LABELS)
+    )
     if images is None:
-        shown = ", ".join(names[:_NAMED]) or "(none)"
-        raise UnreadableInputError(f"{path} has the arrays {shown}: inputs are called {' or '.join(_IMAGES)}")
+        found = ", ".join([*readers][:_MOST_NAMES]) or "(none)"
+        raise UnreadableInputError(f"{path} has the arrays {found}: inputs are called {' or '.join(_IMAGES)}")
     return images, labels
 
 
@@ -77,11 +78,12 @@ def _as_images(array: Array, path: Path) -> Array:
         raise UnreadableInputError(f"{path} has inputs of shape {shape}: expected [count, 3, H, W]")
     if array.ndim == 4 and array.shape[1] != 3 and array.shape[-1] == 3:
         array = np.moveaxis(array, -1, 1)
-    single = array.dtype.itemsize <= (4 if array.dtype.kind == "f" else _EXACT)
+    # float32 holds integers of up to 24 bits exactly.
+    single = array.dtype.itemsize <= (4 if array.dtype.kind == "f" else 2)
     with np.errstate(all="ignore"):
         images = array.astype(np.float32 if single else np.float64, order="C", copy=False)
     if array.dtype == np.uint8:
-        images /= _BYTE
+        images /= np.iinfo(np.uint8).max
     for index, image in enumerate(images):
         if not np.isfinite(image).all():
             raise UnreadableInputError(f"{path}: input {index} has NaN or Inf")
@@ -89,7 +91,7 @@ def _as_images(array: Array, path: Path) -> Array:
 
 
 def _as_labels(array: Array, count: int, path: Path) -> Tensor:
-    """Class numbers, one an input; of one-hot rows the place of the one."""
+    """Class numbers, one for each input; of one-hot rows the position of the one."""
     shape = list(array.shape)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
