@@ -6,6 +6,8 @@ order of the published checkpoints: norms, shortcut, convolutions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,22 +15,13 @@ from ceconv_convert.layers.ceconv2d import CEConv2d
 
 
 def convolution(
-    rotations: int, in_channels: int, out_channels: int, size: int, *, stride: int = 1, separable: bool
+    rotations: int, in_channels: int, out_channels: int, size: int, stride: int = 1, separable: bool = False
 ) -> nn.Conv2d:
     """A layer without bias whose output keeps the size of its input, stride apart."""
+    arguments: dict[str, Any] = {"stride": stride, "padding": size // 2, "bias": False}
     if rotations == 1:
-        return nn.Conv2d(in_channels, out_channels, size, stride=stride, padding=size // 2, bias=False)
-    return CEConv2d(
-        rotations,
-        rotations,
-        in_channels,
-        out_channels,
-        size,
-        separable=separable,
-        stride=stride,
-        padding=size // 2,
-        bias=False,
-    )
+        return nn.Conv2d(in_channels, out_channels, size, **arguments)
+    return CEConv2d(rotations, rotations, in_channels, out_channels, size, separable=separable, **arguments)
 
 
 def norm(rotations: int, channels: int) -> nn.BatchNorm2d | nn.BatchNorm3d:
@@ -40,7 +33,7 @@ def shortcut(rotations: int, in_channels: int, out_channels: int, stride: int) -
     """Nothing where shapes agree; else a 1×1 layer, never separable, and its norm."""
     if stride == 1 and in_channels == out_channels:
         return nn.Sequential()
-    layer = convolution(rotations, in_channels, out_channels, 1, stride=stride, separable=False)
+    layer = convolution(rotations, in_channels, out_channels, 1, stride)
     return nn.Sequential(layer, norm(rotations, out_channels))
 
 
@@ -56,11 +49,10 @@ class BasicBlock(nn.Module):
         self.bn1 = norm(rotations, planes)
         self.bn2 = norm(rotations, planes)
         self.shortcut = shortcut(rotations, in_planes, planes, stride)
-        self.conv1 = convolution(rotations, in_planes, planes, 3, stride=stride, separable=separable)
+        self.conv1 = convolution(rotations, in_planes, planes, 3, stride, separable)
         self.conv2 = convolution(rotations, planes, planes, 3, separable=separable)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, in, (N,) H, W]`` → ``[B, planes, (N,) H', W']``."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return F.relu(y + self.shortcut(x))
@@ -81,11 +73,10 @@ class Bottleneck(nn.Module):
         self.bn3 = norm(rotations, out)
         self.shortcut = shortcut(rotations, in_planes, out, stride)
         self.conv1 = convolution(rotations, in_planes, planes, 1, separable=separable)
-        self.conv2 = convolution(rotations, planes, planes, 3, stride=stride, separable=separable)
+        self.conv2 = convolution(rotations, planes, planes, 3, stride, separable)
         self.conv3 = convolution(rotations, planes, out, 1, separable=separable)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, in, (N,) H, W]`` → ``[B, 4·planes, (N,) H', W']``."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))

@@ -9,9 +9,6 @@ from ceconv_convert.layers.ceconv2d import CEConv2d
 from ceconv_convert.layers.pooling import GroupCosetMaxPool, GroupMaxPool2d
 
 _KERNELS = (3, 3, 3, 3, 3, 3, 4)
-_DROPPED = (0, 2, 3, 4)
-_POOLED = 1
-_DROPOUT = 0.3
 
 
 class CECNN(nn.Module):
@@ -53,11 +50,15 @@ class CECNN(nn.Module):
             if index < ce_layers:
                 n, channels = (1, 3) if index == 0 else (rotations, planes)
                 layer = CEConv2d(n, rotations, channels, planes, size, learnable, separable)
-                parts = (layer, nn.BatchNorm3d(planes), nn.Dropout3d(_DROPOUT), GroupMaxPool2d(2))
+                parts = (layer, nn.BatchNorm3d(planes), nn.Dropout3d(0.3), GroupMaxPool2d(2))
                 self.ceconv_list.append(_stage(index, *parts))
             else:
-                conv = nn.Conv2d(flat, flat, size)
-                plain = (conv, nn.BatchNorm2d(flat), nn.Dropout2d(_DROPOUT), nn.MaxPool2d(2))
+                plain = (
+                    nn.Conv2d(flat, flat, size),
+                    nn.BatchNorm2d(flat),
+                    nn.Dropout2d(0.3),
+                    nn.MaxPool2d(2),
+                )
                 self.conv2d_list.append(_stage(index, *plain))
         self.gmp = GroupCosetMaxPool() if groupcosetmaxpool else None
         self.fc = nn.Linear(flat, num_classes)
@@ -73,14 +74,8 @@ class CECNN(nn.Module):
         return logits
 
 
-def _stage(
-    index: int, layer: nn.Module, norm: nn.Module, dropout: nn.Module, pool: nn.Module
-) -> nn.Sequential:
-    """Layer, norm, ReLU, and dropout and pooling where the network has them."""
-    return nn.Sequential(
-        layer,
-        norm,
-        nn.ReLU(),
-        dropout if index in _DROPPED else nn.Identity(),
-        pool if index == _POOLED else nn.Identity(),
-    )
+def _stage(index: int, layer: nn.Module, norm: nn.Module, dropout: nn.Module, pool: nn.Module) -> nn.Module:
+    """Layer, norm and ReLU; dropout after the layers 1, 3, 4 and 5, and pooling after the second."""
+    dropout = dropout if index in (0, 2, 3, 4) else nn.Identity()
+    pool = pool if index == 1 else nn.Identity()
+    return nn.Sequential(layer, norm, nn.ReLU(), dropout, pool)

@@ -1,13 +1,15 @@
-"""Which published network a state dict belongs to, and with what arguments, from its keys and shapes alone.
+"""The published networks, one row each: their names in pickles, and how a state dict becomes one of them.
 
 Widths are read off the tensors: the published formula for them rounds, and cannot be inverted. What the
-tensors cannot tell is asked for by name, never guessed.
+tensors cannot tell has to be an argument; it is never guessed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,23 @@ from ceconv_convert.kernel.color import rotations_of
 from ceconv_convert.kernel.spec import MOST_ROTATIONS, is_number
 
 State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A published network.
+
+    Attributes:
+        pickled_in: the published modules that its pickles name.
+        classes: ours, for the classes of the same names in them.
+        keys: of tensors that all of its state dicts have, and no other network's.
+        read: from a state dict, and the rotations that the user says or None, to what builds the network.
+    """
+
+    pickled_in: tuple[str, ...]
+    classes: tuple[type[nn.Module], ...]
+    keys: frozenset[str]
+    read: Callable[[State, int | None], Callable[[], nn.Module]]
 
 
 def recognize(state: State, rotations: int | None = None, *, device: str = "cpu") -> nn.Module:
@@ -35,23 +54,21 @@ def recognize(state: State, rotations: int | None = None, *, device: str = "cpu"
     """
     if rotations is not None and not (is_number(rotations) and 1 <= rotations <= MOST_ROTATIONS):
         raise UnreadableInputError(f"rotations are 1 to {MOST_ROTATIONS}, found {shown(rotations)}")
-    if "conv1.weight" in state and "layers.0.0.conv1.weight" in state and "linear.weight" in state:
-        build: Callable[[], nn.Module] = _resnet(state, rotations)
-    elif "ceconv_list.0.0.weight" in state and "fc.weight" in state:
-        build = _cecnn(state, rotations)
-    else:
-        raise UnreadableInputError(
-            f"no published network has these keys: {', '.join(list(state)[:4])}, …; "
-            "say which it is with --model package.module:factory"
-        )
-    with torch.device(device):
-        return build().eval()
+    for network in NETWORKS:
+        if network.keys <= state.keys():
+            build = network.read(state, rotations)
+            with torch.device(device):
+                return build().eval()
+    raise UnreadableInputError(
+        f"no published network has these keys: {', '.join(list(state)[:4])}, …; "
+        "say which it is with --model package.module:factory"
+    )
 
 
-def _resnet(state: State, given: int | None) -> Callable[[], ResNet]:
-    num_blocks = _counts(state, "layers")
-    block: Block = Bottleneck if "layers.0.0.conv3.weight" in state else BasicBlock
+def _resnet(state: State, said: int | None) -> Callable[[], ResNet]:
+    num_blocks = [_count(state, f"layers.{stage}") for stage in range(_count(state, "layers"))]
     stages = range(len(num_blocks))
+    block: Block = Bottleneck if "layers.0.0.conv3.weight" in state else BasicBlock
     channels = [_tensor(state, f"layers.{stage}.0.bn1.weight", 1).shape[0] for stage in stages]
     equivariant = [_tensor(state, f"layers.{stage}.0.conv1.weight", 4, 5).dim() == 5 for stage in stages]
     ce_stages = sum(equivariant)
@@ -62,55 +79,59 @@ def _resnet(state: State, given: int | None) -> Callable[[], ResNet]:
     classes, features = _tensor(state, "linear.weight", 2).shape
     if ce_stages == 0:
         return partial(ResNet, block, num_blocks, channels, classes)
-    rotations = _hidden_rotations(state, "layers.0.0.conv1")
-    _check_given(rotations, given)
-    separable = "layers.0.0.conv1.pointwise_weight" in state
-    learnable = rotations_of(_matrix(state, "conv1")) is None
+    arguments: dict[str, Any] = {
+        "num_classes": classes,
+        "rotations": _checked(_hidden_rotations(state, "layers.0.0.conv1"), said),
+        "groupcosetmaxpool": ce_stages < len(num_blocks) or features == channels[-1] * block.expansion,
+        "learnable": rotations_of(_matrix(state, "conv1")) is None,
+        "separable": "layers.0.0.conv1.pointwise_weight" in state,
+    }
     if ce_stages < len(num_blocks):
-        return partial(
-            HybridResNet,
-            block,
-            num_blocks,
-            channels,
-            ce_stages,
-            classes,
-            rotations,
-            True,
-            learnable,
-            separable,
-        )
-    pooled = features == channels[-1] * block.expansion
-    return partial(ResNet, block, num_blocks, channels, classes, rotations, pooled, learnable, separable)
+        return partial(HybridResNet, block, num_blocks, channels, ce_stages, **arguments)
+    return partial(ResNet, block, num_blocks, channels, **arguments)
 
 
-def _cecnn(state: State, given: int | None) -> Callable[[], CECNN]:
+def _cecnn(state: State, said: int | None) -> Callable[[], CECNN]:
     ce_layers = _count(state, "ceconv_list")
     planes = _tensor(state, "ceconv_list.0.0.weight", 5).shape[0]
     classes, features = _tensor(state, "fc.weight", 2).shape
     flat = features if ce_layers == 7 else _tensor(state, "conv2d_list.0.0.weight", 4).shape[1]
-    matrix = _matrix(state, "ceconv_list.0.0")
-    rotations = given
+    of_matrix = rotations_of(_matrix(state, "ceconv_list.0.0"))
     if ce_layers > 1:
-        rotations = _hidden_rotations(state, "ceconv_list.1.0")
-    elif flat != planes:
-        rotations = flat // planes
-    elif rotations_of(matrix) is not None:
-        rotations = rotations_of(matrix)
+        rotations: int | None = _hidden_rotations(state, "ceconv_list.1.0")
+    else:
+        rotations = flat // planes if flat != planes else of_matrix or said
     if rotations is None:
         raise UnreadableInputError(
             "the rotations of ceconv_list.0.0 cannot be told from its matrix: say --model-arg rotations=N"
         )
-    _check_given(rotations, given)
     return partial(
         CECNN,
         planes,
-        rotations,
+        _checked(rotations, said),
         ce_layers,
         groupcosetmaxpool=flat == planes,
         num_classes=classes,
         separable="ceconv_list.1.0.pointwise_weight" in state,
-        learnable=rotations_of(matrix) is None,
+        learnable=of_matrix is None,
     )
+
+
+NETWORKS = (
+    Network(
+        pickled_in=("models.resnet", "models.resnet_hybrid"),
+        classes=(ResNet, HybridResNet, BasicBlock, Bottleneck),
+        keys=frozenset({"conv1.weight", "layers.0.0.conv1.weight", "linear.weight"}),
+        read=_resnet,
+    ),
+    Network(
+        pickled_in=("models.cnn",),
+        classes=(CECNN,),
+        keys=frozenset({"ceconv_list.0.0.weight", "fc.weight"}),
+        read=_cecnn,
+    ),
+)
+"""A new published network is one row here, and the function that reads it."""
 
 
 def _hidden_rotations(state: State, layer: str) -> int:
@@ -118,27 +139,24 @@ def _hidden_rotations(state: State, layer: str) -> int:
     return _tensor(state, pointwise if pointwise in state else f"{layer}.weight", 5).shape[2]
 
 
-def _check_given(rotations: int, given: int | None) -> None:
-    if given is not None and given != rotations:
-        raise UnreadableInputError(f"rotations={given} was given, the tensors say {rotations}")
-
-
-def _counts(state: State, name: str) -> list[int]:
-    """Members of each member of a list: ``layers.0.0`` … ``layers.3.1`` are [2, 2, 2, 2]."""
-    return [_count(state, f"{name}.{index}") for index in range(_count(state, name))]
+def _checked(rotations: int, said: int | None) -> int:
+    if said not in (None, rotations):
+        raise UnreadableInputError(f"rotations={said} was given, the tensors say {rotations}")
+    return rotations
 
 
 def _count(state: State, name: str) -> int:
+    """The number of members of a list: 2 of ``layers.0`` with ``layers.0.0.…`` and ``layers.0.1.…``."""
     indices = {key[len(name) + 1 :].split(".")[0] for key in state if key.startswith(f"{name}.")}
     return len(indices & {str(index) for index in range(len(indices))})
 
 
 def _tensor(state: State, key: str, *dimensions: int) -> Tensor:
-    """A tensor that is there, with numbers in it and one of the given numbers of axes."""
+    """A tensor that is not empty and has one of these numbers of axes, or any number."""
     if key not in state:
         raise UnreadableInputError(f"{key} is missing from the state dict")
     tensor = state[key]
-    if tensor.dim() not in dimensions or tensor.numel() == 0:
+    if dimensions and (tensor.dim() not in dimensions or tensor.numel() == 0):
         axes = " or ".join(map(str, dimensions))
         raise UnreadableInputError(
             f"{key} has {axes} axes and is not empty: found shape {list(tensor.shape)}"
@@ -148,9 +166,7 @@ def _tensor(state: State, key: str, *dimensions: int) -> Tensor:
 
 def _matrix(state: State, layer: str) -> Tensor:
     key = f"{layer}.transformation_matrix"
-    matrix = state.get(key)
-    if matrix is None:
-        raise UnreadableInputError(f"{key} is missing from the state dict")
+    matrix = _tensor(state, key)
     if matrix.shape != (3, 3) or not matrix.is_floating_point():
         raise UnreadableInputError(
             f"{key} is no color matrix: found {matrix.dtype} of shape {list(matrix.shape)}"

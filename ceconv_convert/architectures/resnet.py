@@ -1,12 +1,13 @@
 """ResNets of color-equivariant stages, of plain ones, or of both.
 
-Lengyel et al., NeurIPS 2023, section 4. Channels a stage are given, not derived from a width: the published
-formula rounds and cannot be inverted, and the tensors of a checkpoint have them.
+Lengyel et al., NeurIPS 2023, section 4. Channels a stage are arguments, not derived from a width: the
+published formula rounds and cannot be inverted, and a checkpoint's tensors have them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ Block = type[BasicBlock] | type[Bottleneck]
 
 
 class ResNet(nn.Module):
-    """A ResNet all of whose stages have the same rotations: ``[B, 3, H, W]`` → ``[B, classes]``.
+    """A ResNet: ``[B, 3, H, W]`` → ``[B, classes]``.
 
     Four stages have a 7×7 stem and pooling for large images, three a 3×3 stem for small ones.
 
@@ -29,7 +30,7 @@ class ResNet(nn.Module):
         num_blocks: blocks a stage.
         channels: channels a stage, before a bottleneck's expansion.
         num_classes: outputs.
-        rotations: N; 1 makes a plain network.
+        rotations: N of all stages, or of each; 1 makes a plain stage.
         groupcosetmaxpool: whether the rotations end in a maximum, or flattened into channels.
         learnable: whether the lifting layer's matrix is trained.
         separable: whether hidden layers are separable.
@@ -45,77 +46,45 @@ class ResNet(nn.Module):
         num_blocks: Sequence[int],
         channels: Sequence[int],
         num_classes: int = 1000,
-        rotations: int = 1,
+        rotations: int | Sequence[int] = 1,
         groupcosetmaxpool: bool = False,
         learnable: bool = False,
         separable: bool = False,
         nopool: bool = False,
     ) -> None:
         super().__init__()
-        self.nopool = nopool
-        self._build(
-            block,
-            num_blocks,
-            channels,
-            num_classes,
-            [rotations] * len(num_blocks),
-            groupcosetmaxpool,
-            learnable,
-            separable,
-        )
-
-    def _build(
-        self,
-        block: Block,
-        num_blocks: Sequence[int],
-        channels: Sequence[int],
-        num_classes: int,
-        rotations: Sequence[int],
-        groupcosetmaxpool: bool,
-        learnable: bool,
-        separable: bool,
-    ) -> None:
-        if len(num_blocks) not in (3, 4) or len(channels) != len(num_blocks):
+        stages = len(num_blocks)
+        if stages not in (3, 4) or len(channels) != stages:
             raise SpecError(
-                f"a ResNet has 3 or 4 stages with channels for each, found {len(num_blocks)} stages and "
+                f"a ResNet has 3 or 4 stages with channels for each, found {stages} stages and "
                 f"channels {list(channels)}"
             )
-        large = len(num_blocks) == 4
-        size, stride = (7, 2) if large else (3, 1)
-        self.conv1: nn.Conv2d
-        if rotations[0] == 1:
-            self.conv1 = nn.Conv2d(3, channels[0], size, stride=stride, padding=1, bias=False)
-        else:
-            self.conv1 = CEConv2d(
-                1,
-                rotations[0],
-                3,
-                channels[0],
-                size,
-                learnable=learnable,
-                stride=stride,
-                padding=1,
-                bias=False,
-            )
-        self.bn1 = norm(rotations[0], channels[0])
+        each = [rotations] * stages if isinstance(rotations, int) else rotations
+        first, in_planes = each[0], channels[0]
+        size, stride = (7, 2) if stages == 4 else (3, 1)
+        stem: dict[str, Any] = {"stride": stride, "padding": 1, "bias": False}
+        self.nopool = nopool
+        self.conv1 = (
+            nn.Conv2d(3, in_planes, size, **stem)
+            if first == 1
+            else CEConv2d(1, first, 3, in_planes, size, learnable, **stem)
+        )
+        self.bn1 = norm(first, in_planes)
         self.maxpool: nn.Module = nn.Identity()
-        if large:
-            pool = nn.MaxPool2d if rotations[0] == 1 else GroupMaxPool2d
+        if stages == 4:
+            pool = nn.MaxPool2d if first == 1 else GroupMaxPool2d
             self.maxpool = pool(kernel_size=3, stride=2, padding=1)
         self.relu = nn.ReLU()
         self.layers = nn.ModuleList()
-        in_planes = channels[0]
-        for stage, count in enumerate(num_blocks):
+        for count, planes, n, stride in zip(num_blocks, channels, each, _STAGE_STRIDES, strict=False):
             blocks = []
             for index in range(count):
-                stride = _STAGE_STRIDES[stage] if index == 0 else 1
-                blocks.append(block(in_planes, channels[stage], stride, rotations[stage], separable))
-                in_planes = channels[stage] * block.expansion
+                blocks.append(block(in_planes, planes, stride if index == 0 else 1, n, separable))
+                in_planes = planes * block.expansion
             self.layers.append(nn.Sequential(*blocks))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.cosetpoollayer = GroupCosetMaxPool() if groupcosetmaxpool else None
-        features = in_planes if groupcosetmaxpool else in_planes * rotations[-1]
-        self.linear = nn.Linear(features, num_classes)
+        self.linear = nn.Linear(in_planes if groupcosetmaxpool else in_planes * each[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, 3, H, W]`` → ``[B, classes]``, or the features where ``nopool``."""
@@ -128,10 +97,8 @@ class ResNet(nn.Module):
         """``[B, C, N, H, W]`` → ``[B, C, H, W]`` by coset pooling, or ``[B, C·N, H, W]`` without."""
         if x.dim() == 4:
             return x
-        if self.cosetpoollayer is not None:
-            pooled: Tensor = self.cosetpoollayer(x)
-            return pooled
-        return x.flatten(1, 2)
+        features: Tensor = x.flatten(1, 2) if self.cosetpoollayer is None else self.cosetpoollayer(x)
+        return features
 
     def head(self, x: Tensor) -> Tensor:
         """``[B, C, (N,) H, W]`` → ``[B, classes]``."""
@@ -142,8 +109,7 @@ class ResNet(nn.Module):
 class HybridResNet(ResNet):
     """A ResNet whose first ``ce_stages`` stages are color-equivariant, and whose others are plain.
 
-    Takes the arguments of ``ResNet`` but ``nopool``, and ``ce_stages``: how many are color-equivariant.
-    Between the two kinds the rotations are coset-pooled.
+    Takes the arguments of ``ResNet`` but ``nopool``. Between the two kinds the rotations are coset-pooled.
 
     Raises:
         SpecError: where the arguments make no network.
@@ -161,15 +127,16 @@ class HybridResNet(ResNet):
         learnable: bool = False,
         separable: bool = False,
     ) -> None:
-        nn.Module.__init__(self)
         stages = len(num_blocks)
         if not 1 <= ce_stages <= stages and rotations > 1:
             raise SpecError(f"ce_stages is 1 to {stages}, found {ce_stages}")
         if ce_stages < stages and not groupcosetmaxpool:
             raise SpecError("a network with plain stages after color-equivariant ones needs coset pooling")
+        each = [rotations if stage < ce_stages else 1 for stage in range(stages)]
+        super().__init__(
+            block, num_blocks, channels, num_classes, each, groupcosetmaxpool, learnable, separable
+        )
         self.ce_stages = [stage < ce_stages for stage in range(stages)] + [False]
-        each = [rotations if self.ce_stages[stage] else 1 for stage in range(stages)]
-        self._build(block, num_blocks, channels, num_classes, each, groupcosetmaxpool, learnable, separable)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, 3, H, W]`` → ``[B, classes]``."""

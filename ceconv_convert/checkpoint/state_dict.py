@@ -33,7 +33,7 @@ def migrate_state_dict(
         StateDictError: where keys are ambiguous, or the state dict is in both forms at once; they are named.
         NothingToConvertError: where it has no layers, or is in the form ``to`` already.
 
-    >>> from ceconv_convert.layers import CEConv2d
+    >>> from ceconv_convert import CEConv2d
     >>> state = CEConv2d(3, 3, 4, 8, 3).state_dict()
     >>> [(key, list(tensor.shape)) for key, tensor in migrate_state_dict(state).items()]
     [('weight', [8, 4, 3, 3, 3]), ('bias', [8])]

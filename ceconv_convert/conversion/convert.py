@@ -48,7 +48,7 @@ def convert(
         SpecError: for a form that does not exist.
 
     >>> import torch
-    >>> from ceconv_convert.layers import CEConv2d
+    >>> from ceconv_convert import CEConv2d
     >>> converted = convert(nn.Sequential(CEConv2d(1, 3, 3, 8, 3), CEConv2d(3, 3, 8, 4, 3)))
     >>> converted[1].weight.shape, converted(torch.zeros(1, 3, 9, 9)).shape
     (torch.Size([4, 8, 3, 3, 3]), torch.Size([1, 4, 3, 5, 5]))

@@ -30,7 +30,7 @@ def plan(model: nn.Module | Mapping[str, Tensor], form: str = "conv3d") -> Plan:
         SpecError: for a form that does not exist, or that a state dict cannot take.
         StateDictError: for a state dict that does not tell which tensors are layers.
 
-    >>> from ceconv_convert.layers import CEConv2d
+    >>> from ceconv_convert import CEConv2d
     >>> [row.kind for row in plan(nn.Sequential(CEConv2d(1, 3, 3, 8, 3), CEConv2d(3, 3, 8, 8, 3)))]
     ['lifting', 'separable']
     """

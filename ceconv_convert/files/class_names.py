@@ -14,20 +14,20 @@ from pathlib import Path
 
 from torch import nn
 
-from ceconv_convert.architectures import blocks, cecnn, resnet
+from ceconv_convert.architectures.registry import NETWORKS
 from ceconv_convert.errors import FOREIGN_FAILURES, UnreadableInputError, first_line
 from ceconv_convert.forms import conv2d, conv3d, fourier
 from ceconv_convert.layers import ceconv2d, pooling
 
 _PUBLISHED = {"ceconv", "ceconv2d", "pooling", "ceconv.ceconv2d", "ceconv.pooling"} | {
-    f"models.{file}" for file in ("resnet", "resnet_hybrid", "cnn")
+    file for network in NETWORKS for file in network.pickled_in
 }
 _OURS: dict[str, type] = {
     name: found
-    for file in (ceconv2d, pooling, blocks, cecnn, resnet, conv2d, conv3d, fourier)
+    for file in (ceconv2d, pooling, conv2d, conv3d, fourier)
     for name, found in vars(file).items()
     if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == file.__name__
-}
+} | {cls.__name__: cls for network in NETWORKS for cls in network.classes}
 _TORCHS = ("torch.nn.modules.", "torch.nn.parallel.data_parallel")
 
 

@@ -21,7 +21,7 @@ class CEConv2d(nn.Conv2d):
     """Color-equivariant convolution, state-dict compatible with the published layer.
 
     Lifting (``in_rotations == 1``) takes ``[B, 3, H, W]`` or ``[B, 3, 1, H, W]``; hidden layers take
-    ``[B, in_channels, in_rotations, H, W]``. Both give ``[B, out_channels, out_rotations, H', W']``,
+    ``[B, in_channels, in_rotations, H, W]``. Both return ``[B, out_channels, out_rotations, H', W']``,
     contiguous, in the dtype of the parameters: any floating point.
 
     As in the published layer ``stride`` and ``padding`` are honoured; ``dilation``, ``groups`` and
@@ -61,10 +61,7 @@ class CEConv2d(nn.Conv2d):
         **conv2d_arguments: Any,
     ) -> None:
         if in_rotations < 1 or out_rotations < 1:
-            raise SpecError(
-                f"rotations are at least 1, found in_rotations={in_rotations} and "
-                f"out_rotations={out_rotations}"
-            )
+            raise SpecError(f"rotations are at least 1, found {in_rotations} in and {out_rotations} out")
         if in_rotations == 1 and out_rotations > 1 and in_channels != 3:
             raise SpecError(f"a lifting layer sees 3 color channels, found in_channels={in_channels}")
         super().__init__(in_channels, out_channels, kernel_size, **conv2d_arguments)
@@ -75,14 +72,13 @@ class CEConv2d(nn.Conv2d):
         depth = 1 if in_rotations == 1 or separable else in_rotations
         self.weight = nn.Parameter(self.weight.new_empty(out_channels, in_channels, depth, *self.kernel_size))
         if in_rotations == 1:
-            matrix = torch.empty(3, 3).uniform_(-1 / 3, 1 / 3) if learnable else None
-            if matrix is None:
-                matrix = hue_rotation_matrix(out_rotations)
-            self.transformation_matrix = nn.Parameter(matrix.to(self.weight), requires_grad=learnable)
-        elif separable:
-            self.pointwise_weight = nn.Parameter(
-                self.weight.new_empty(out_channels, in_channels, in_rotations, 1, 1)
+            start = (
+                torch.empty(3, 3).uniform_(-1 / 3, 1 / 3) if learnable else hue_rotation_matrix(out_rotations)
             )
+            self.transformation_matrix = nn.Parameter(start.to(self.weight), requires_grad=learnable)
+        elif separable:
+            factor = self.weight.new_empty(out_channels, in_channels, in_rotations, 1, 1)
+            self.pointwise_weight = nn.Parameter(factor)
         self.reset_parameters()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,23 +102,18 @@ class CEConv2d(nn.Conv2d):
         if self.in_rotations == 1:
             expanded = expand_lifting(self.weight, self.transformation_matrix, self.out_rotations)
         else:
-            weight = self.weight
-            if self.separable:
-                weight = self.pointwise_weight * weight  # [O, I, N_in, kh, kw]
-            expanded = expand_cyclic(weight, self.out_rotations)
+            weight = self.pointwise_weight * self.weight if self.separable else self.weight
+            expanded = expand_cyclic(weight, self.out_rotations)  # of [O, I, N_in, kh, kw]
         planes = self.in_channels * self.in_rotations
         x = input.reshape(input.shape[0], planes, input.shape[-2], input.shape[-1])
-        bias = self.bias
-        if bias is not None:
-            bias = bias.repeat_interleave(self.out_rotations)  # one number a channel
+        bias = None if self.bias is None else self.bias.repeat_interleave(self.out_rotations)
         y = F.conv2d(x, fold(expanded), bias, self.stride, self.padding)
         features: Tensor = y.contiguous().unflatten(1, (self.out_channels, self.out_rotations))
         return features
 
     def extra_repr(self) -> str:
-        kind = "separable" if self.separable and self.in_rotations > 1 else ""
-        rotations = f"rotations={self.in_rotations}→{self.out_rotations}"
-        return ", ".join(part for part in (super().extra_repr(), rotations, kind) if part)
+        kind = ", separable" if self.separable and self.in_rotations > 1 else ""
+        return f"{super().extra_repr()}, rotations={self.in_rotations}→{self.out_rotations}{kind}"
 
 
 CEConv2D = CEConv2d

@@ -10,7 +10,7 @@ from torch.nn.modules.pooling import _MaxPoolNd
 class GroupMaxPool2d(_MaxPoolNd):
     """Spatial max pooling of every (channel, rotation) plane: ``[B, C, N, H, W]`` → ``[B, C, N, H', W']``.
 
-    Takes the arguments of ``nn.MaxPool2d``.
+    Takes the arguments of ``nn.MaxPool2d``; with ``return_indices`` it returns those too, in the same shape.
 
     >>> import torch
     >>> GroupMaxPool2d(2)(torch.zeros(1, 4, 3, 8, 8)).shape
@@ -18,7 +18,6 @@ class GroupMaxPool2d(_MaxPoolNd):
     """
 
     def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """``[B, C, N, H, W]`` → ``[B, C, N, H', W']``, and the indices where asked for."""
         rotations = (-1, input.shape[2])
         planes = input.flatten(1, 2)  # [B, C·N, H, W]
         window = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
@@ -38,7 +37,6 @@ class GroupCosetMaxPool(nn.Module):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[B, C, N, H, W]`` → ``[B, C, H, W]``."""
         return input.max(dim=2).values
 
 
@@ -51,5 +49,4 @@ class GroupCosetAvgPool(nn.Module):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[B, C, N, H, W]`` → ``[B, C, H, W]``."""
         return input.mean(dim=2)
