@@ -21,7 +21,8 @@ from ceconv_convert.files.staging import Staging
 from ceconv_convert.forms.table import AUTO, FORMS
 from ceconv_convert.onnx.deliver import chosen_row, exportable, write_judged_onnx
 from ceconv_convert.onnx.export import DEFAULT_OPSET, Exported
-from ceconv_convert.onnx.judge_file import judge_onnx, onnx_files
+from ceconv_convert.onnx.judge_file import judge_onnx
+from ceconv_convert.onnx.onnx_files import onnx_files
 from ceconv_convert.verification.evidence import Progress, gather
 from ceconv_convert.verification.judge import judge_module
 from ceconv_convert.verification.plain import verdict_summary
@@ -136,7 +137,7 @@ def export_onnx(
             raise VerificationError(f"nothing was written: {verdict}")
         staging.commit()
     if evidence.fixed_size is not None:  # the network's own doing
-        exported = replace(exported, reason=None)
+        exported = replace(exported, fixed={**exported.fixed, "size": ""})
     for note in exported.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     return verdict

@@ -12,13 +12,13 @@ from torch import nn
 from ceconv_convert import CEConv2d, convert
 from ceconv_convert.bench.bench_table import bench_as_data, bench_as_lines, row_as_texts
 from ceconv_convert.bench.measure import Bench, Row, measure
+from ceconv_convert.bench.multiplications import multiplications
 from ceconv_convert.bench.providers import check_provider, provider_named
 from ceconv_convert.bench.session_probe import probe
 from ceconv_convert.bench.timing import interleave
 from ceconv_convert.errors import BenchError
 from ceconv_convert.onnx.deliver import exportable
 from ceconv_convert.onnx.export import write_onnx
-from ceconv_convert.onnx.multiplications import multiplications
 from ceconv_convert.onnx.runtime import OnnxRunner
 from ceconv_convert.report.data import make_report
 from tests.support import shake, small_network

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -16,10 +17,10 @@ from ceconv_convert import CEConv2d, convert, export_onnx, plan, verify
 from ceconv_convert.errors import ExportError, NothingToConvertError, OutputError
 from ceconv_convert.forms.table import FORMS
 from ceconv_convert.onnx import export
-from ceconv_convert.onnx.check import all_nodes, check_file
 from ceconv_convert.onnx.compile import Compiled
 from ceconv_convert.onnx.deliver import chosen_row, exportable, write_judged_onnx
 from ceconv_convert.onnx.export import Exported
+from ceconv_convert.onnx.onnx_files import check_file
 from ceconv_convert.onnx.passes.choose import Choice
 from ceconv_convert.onnx.runtime import OnnxRunner
 from ceconv_convert.surgery import wrapper_prefix
@@ -47,8 +48,9 @@ def test_a_network_in_both_runtimes(tmp_path, form, rotations):
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     onnx.checker.check_model(str(path), full_check=True)
     file = onnx.load(path)
-    assert {node.domain for node in all_nodes(file.graph)} <= set(STANDARD)
-    assert not {node.op_type for node in all_nodes(file.graph)} & {"Pad", "ScatterND", "Loop", "If"}
+    nodes = list(ir.traversal.RecursiveGraphIterator(ir.load(path).graph))
+    assert {node.domain for node in nodes} <= set(STANDARD)
+    assert not {node.op_type for node in nodes} & {"Pad", "ScatterND", "Loop", "If"}
     assert {axis.dim_param for axis in file.graph.input[0].type.tensor_type.shape.dim} == {
         "batch", "", "height", "width",
     }  # fmt: skip
@@ -274,7 +276,7 @@ def test_names_are_those_inside_the_wrappers_and_no_others():
 
 @pytest.mark.parametrize("wrap", [WRAPPERS["data parallel"], WRAPPERS["both"]])
 def test_a_wrapped_network_has_the_forms_that_were_chosen(tmp_path, wrap):
-    model, exported = wrap(small_network()), Exported(True, prefix=wrapper_prefix(wrap(small_network())))
+    model, exported = wrap(small_network()), Exported(prefix=wrapper_prefix(wrap(small_network())))
     choice = Choice("4", "fourier", (8, 8), {"fourier": 1.0})
     exported = replace(exported, compiled=Compiled((choice,)))
     assert [chosen_row(row, exported).form for row in plan(model, "auto")] == ["auto", "fourier", "auto"]
@@ -316,9 +318,9 @@ def test_what_is_wrong_with_dynamic_sizes_is_written_with_fixed_ones(tmp_path, f
         evidence, exportable(model, form), tmp_path / "a.onnx", form=form, opset=18, record=lambda *_: {}
     )
     assert verdict.passed
-    assert not made.dynamic_size
-    assert "since with dynamic ones the verdict fails" in made.reason
+    assert list(made.fixed) == ["size"]
+    assert "since with a dynamic size the verdict fails" in made.fixed["size"]
     shape = onnx.load(tmp_path / "a.onnx").graph.input[0].type.tensor_type.shape
     assert [axis.dim_param for axis in shape.dim] == ["batch", "", "", ""]
-    with pytest.warns(UserWarning, match=r"b\.onnx: height and width are fixed, since with dynamic ones"):
+    with pytest.warns(UserWarning, match=r"b\.onnx: height and width are fixed, since with a dynamic size"):
         export_onnx(model, tmp_path / "b.onnx", form=form)

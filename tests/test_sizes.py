@@ -76,8 +76,8 @@ def halved_alone(m, x):
     return y / 2 if x.shape[0] == 1 else y
 
 
-SIZE = "height and width are fixed, since with dynamic ones it is wrong unless "
-BATCH = "the batch is fixed at 1, since with a dynamic one it is wrong unless "
+SIZE = "height and width are fixed, since with a dynamic size it is wrong unless "
+BATCH = "the batch is fixed at 1, since with a dynamic batch it is wrong unless "
 FIXED = {
     padded_when_odd: [f"{SIZE}Eq"],
     halved_when_wide: [f"{SIZE}width <= 34: at 1×3×32×35 its error"],
@@ -142,8 +142,9 @@ def test_a_file_that_is_wrong_at_odd_sizes_or_in_large_batches_is_not_passed(tmp
 
 def test_a_file_of_fixed_axes_is_judged_on_inputs_of_these(tmp_path):
     model, path = small_network(), tmp_path / "a.onnx"
-    for batch, size in [(True, False), (False, True), (False, False)]:
-        write_onnx(model, path, torch.randn(2, 3, 32, 32), dynamic_batch=batch, dynamic_size=size)
+    for fixed in (["size"], ["batch"], ["size", "batch"]):
+        batch, size = "batch" not in fixed, "size" not in fixed
+        write_onnx(model, path, torch.randn(2, 3, 32, 32), fixed=dict.fromkeys(fixed, ""))
         verdict = verify(model, path, input_shape=(3, 32, 32))
         assert verdict.passed
         assert {case.shape[0] for case in verdict.cases} == ({1, 2, 5, 9} if batch else {1})
@@ -166,14 +167,14 @@ def test_the_users_inputs_are_fed_one_by_one_to_a_file_of_batch_one(tmp_path, la
 
 def test_assumptions_are_what_the_forward_pass_looked_at():
     example = torch.randn(2, 3, 32, 32)
-    captured = capture(Sized(halved_in_batches_of_eight_and_wide).eval(), example, 18, batch=True, size=True)
+    captured = capture(Sized(halved_in_batches_of_eight_and_wide).eval(), example, 18, fixed={})
     assert {"batch <= 7", "width <= 40"} <= {str(assumption) for assumption in captured.assumptions}
-    fixed = capture(Sized(halved_in_batches_of_eight_and_wide).eval(), example, 18, batch=False, size=True)
+    fixed = capture(Sized(halved_in_batches_of_eight_and_wide).eval(), example, 18, fixed={"batch": ""})
     assert all("batch" not in assumption.axes for assumption in fixed.assumptions)
 
 
 def test_violations_are_near_and_small():
-    captured = capture(Sized(halved_when_wide).eval(), torch.randn(2, 3, 32, 32), 18, batch=True, size=True)
+    captured = capture(Sized(halved_when_wide).eval(), torch.randn(2, 3, 32, 32), 18, fixed={})
     wide = next(each for each in captured.assumptions if str(each) == "width <= 34")
     assert isinstance(wide, Assumption)
     found = violations(wide, {"batch": 1, "height": 32, "width": 32})

@@ -15,11 +15,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from ceconv_convert.bench.multiplications import multiplications
 from ceconv_convert.bench.providers import check_provider, cores
 from ceconv_convert.bench.session_probe import probe
 from ceconv_convert.bench.timing import interleave, median, middle_half
 from ceconv_convert.errors import BenchError, first_line
-from ceconv_convert.onnx.multiplications import multiplications
 from ceconv_convert.onnx.runtime import OnnxRunner
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.running import Outputs, flatten

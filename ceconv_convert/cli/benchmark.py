@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,7 +56,7 @@ def run_bench(session: Session, asked: BenchJob, terminal: Terminal) -> Bench:
                 original,
                 folder,
                 evidence.inputs[1],
-                dynamic_size=evidence.fixed_size is None,
+                fixed={} if evidence.fixed_size is None else {"size": evidence.fixed_size},
                 opset=session.job.onnx_opset,
                 processor=session.job.processor,
                 progress=progress,
@@ -90,7 +90,7 @@ def export_candidates(
     folder: Path,
     example: Tensor,
     *,
-    dynamic_size: bool = True,
+    fixed: Mapping[str, str] | None = None,
     opset: int = DEFAULT_OPSET,
     processor: str | None = None,
     progress: Progress | None = None,
@@ -106,7 +106,7 @@ def export_candidates(
             files[form],
             example,
             opset=opset,
-            dynamic_size=dynamic_size,
+            fixed=fixed,
             form=form,
             processor=processor,
         )

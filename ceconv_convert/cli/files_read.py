@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ceconv_convert.cli.job import Job
 from ceconv_convert.files.source import files_of
-from ceconv_convert.onnx.judge_file import onnx_files
+from ceconv_convert.onnx.onnx_files import onnx_files
 
 
 def files_read(job: Job) -> tuple[Path, ...]:

@@ -141,7 +141,7 @@ def _export(
         )
     for note in exported.notes:
         terminal.line(f"{output}: {note}")
-    if evidence.data and not exported.dynamic_size and evidence.data[0].shape[1:] != evidence.shape:
+    if evidence.data and "size" in exported.fixed and evidence.data[0].shape[1:] != evidence.shape:
         terminal.line(f"{output}: not judged on the user's inputs, which are of another size")
     for line in choices_as_lines(exported.compiled.choices):
         terminal.line(f"{output}: {line}")

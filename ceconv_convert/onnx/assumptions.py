@@ -20,7 +20,7 @@ Sizes = Mapping[str, int]
 _LARGEST = 2**12
 """Larger sizes are not tried."""
 _STEP = 1.1
-"""Between sizes that are tried far from the example's."""
+"""Ratio of sizes that are tried far from the example's."""
 _FEW = 6
 _SPECIAL = 2
 """torch takes every symbolic size for at least this, whatever the network: 0 and 1 have their own rules."""
@@ -28,15 +28,14 @@ _SPECIAL = 2
 
 @dataclass(frozen=True, eq=False)
 class Assumption:
-    """A condition on sizes.
-
-    Attributes:
-        condition: over symbols that are named after the axes.
-        axes: those that it is about.
-    """
+    """A condition over symbols that are named after the axes."""
 
     condition: sympy.Basic
-    axes: frozenset[str]
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """Those that it is about."""
+        return frozenset(str(symbol) for symbol in self.condition.free_symbols)
 
     def holds(self, sizes: Sizes) -> bool:
         """Whether the program is right at these sizes, as far as this condition goes."""
@@ -60,22 +59,12 @@ def assumptions_of(program: torch.export.ExportedProgram, axes: Mapping[int, str
     conditions: list[sympy.Basic] = []
     for position, name in axes.items():
         size, named = shape[position], sympy.Symbol(name, integer=True, positive=True)
-        if isinstance(size, torch.SymInt) and size.node.expr in names:  # the network takes them to be equal
-            conditions.append(sympy.Eq(names[size.node.expr], named, evaluate=False))
-        elif isinstance(size, torch.SymInt):
-            names[size.node.expr] = named
-    found = []
-    for condition in (*conditions, *_conditions(program, names)):
-        symbols = {str(symbol) for symbol in condition.free_symbols}
-        if symbols and symbols <= set(axes.values()):
-            found.append(Assumption(condition, frozenset(symbols)))
-    return found
-
-
-def _around(size: int) -> set[int]:
-    """Sizes to try: all small ones, those next to ``size``, and ever fewer up to twice as large, or 64."""
-    steps = {round(_STEP**power) for power in range(math.ceil(math.log(max(2 * size, 64), _STEP)) + 1)}
-    return {*range(1, 10), *range(max(1, size - 5), size + 6), *steps}
+        if isinstance(size, torch.SymInt):
+            first = names.setdefault(size.node.expr, named)
+            if first != named:  # the network takes them to be equal
+                conditions.append(sympy.Eq(first, named, evaluate=False))
+    found = [Assumption(condition) for condition in (*conditions, *_conditions(program, names))]
+    return [assumption for assumption in found if assumption.axes and assumption.axes <= set(axes.values())]
 
 
 def _conditions(
@@ -91,11 +80,10 @@ def _conditions(
         if limits.upper.is_Integer:
             yield sympy.Le(size, limits.upper)
     for graph in (module.graph for module in program.graph_module.modules() if hasattr(module, "graph")):
-        for node in graph.nodes:
-            if node.target is torch.ops.aten._assert_scalar.default:
-                value = getattr(node.args[0], "meta", {}).get("val")
-                if isinstance(value, torch.SymBool):
-                    yield value.node.expr.subs(names)
+        for node in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
+            value = getattr(node.args[0], "meta", {}).get("val")
+            if isinstance(value, torch.SymBool):
+                yield value.node.expr.subs(names)
 
 
 def violations(
@@ -107,15 +95,14 @@ def violations(
     example's size and from a batch of two.
 
     >>> width = sympy.Symbol("width", integer=True, positive=True)
-    >>> even = Assumption(sympy.Eq(sympy.Mod(width, 2), 0), frozenset({"width"}))
-    >>> violations(even, {"batch": 1, "height": 8, "width": 8})[0]
+    >>> violations(Assumption(sympy.Eq(sympy.Mod(width, 2), 0)), {"batch": 1, "height": 8, "width": 8})[0]
     {'batch': 1, 'height': 8, 'width': 7}
     """
     numbers = (int(number) for number in assumption.condition.atoms(sympy.Integer))
     near = {number + step for number in numbers if 0 < number < _LARGEST for step in (-1, 0, 1)}
     found = []
     for start in (example, {**example, "batch": 2}):
-        for moved in (*({axis} for axis in assumption.axes), assumption.axes - {"batch"}):
+        for moved in (*({axis} for axis in sorted(assumption.axes)), assumption.axes - {"batch"}):
             for size in sorted({*near, *_around(max(start[axis] for axis in moved or start))} - {0}):
                 sizes = {**start, **dict.fromkeys(moved, size)}
                 if moved and sizes not in found and not assumption.holds(sizes):
@@ -124,3 +111,9 @@ def violations(
     nearest = sorted(found, key=lambda sizes: sum(abs(sizes[axis] - example[axis]) for axis in sizes))
     few = [*nearest[:_FEW], *found[:_FEW]]
     return sorted(few, key=lambda sizes: sum(not other.holds(sizes) for other in others))
+
+
+def _around(size: int) -> set[int]:
+    """Sizes to try: all small ones, those next to ``size``, and ever fewer up to twice as large, or 64."""
+    steps = {round(_STEP**power) for power in range(math.ceil(math.log(max(2 * size, 64), _STEP)) + 1)}
+    return {*range(1, 10), *range(max(1, size - 5), size + 6), *steps}

@@ -1,25 +1,32 @@
 """Where each color-equivariant layer begins and ends in an ONNX file: a text beside the graph.
 
-A graph has no modules. With the names of the values that a layer takes and gives, it can be run by itself.
+A graph has no modules. With the names of its input and output values, a layer can be run by itself.
 """
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+import onnx_ir as ir
 
 LAYERS = "ceconv_convert.layers"
 """The key of the text in a file's ``metadata_props``."""
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_NAMED = TypeVar("_NAMED", str, ir.Value)
 
 
 @dataclass(frozen=True)
 class Folded:
-    """A batch norm that a layer took up.
+    """A batch norm that was folded into a layer.
 
     Attributes:
         module: its path; None where that is not known.
-        shifts: whether the layer took up its shift too; of several summands only one does.
+        shifts: whether its shift was folded too; of several summands only one has it.
     """
 
     module: str | None
@@ -27,50 +34,128 @@ class Folded:
 
 
 @dataclass(frozen=True)
-class Boundary:
-    """A layer in a file.
+class Boundary(Generic[_NAMED]):
+    """A layer in a graph, ``Boundary[ir.Value]``, or in a file, ``Boundary[str]``.
 
     Attributes:
         layer: its module's path.
-        input: name of the value that it takes; empty where the graph has lost it.
-        output: name of the value that it gives; likewise.
+        input: the value that it takes; in a file its name, empty where the graph has lost it.
+        output: the value that it gives; likewise.
         major_in: whether the input is in rotation-major layout, ``[B, N, C', H, W]`` or ``[B, N·C', H, W]``
             with C' ≥ C; else it is as in PyTorch, ``[B, C, N, H, W]``.
         major_out: likewise of the output.
-        norms: what it took up, in order.
+        norms: folded into it, in order.
     """
 
     layer: str
-    input: str
-    output: str
+    input: _NAMED
+    output: _NAMED
     major_in: bool = False
     major_out: bool = False
     norms: tuple[Folded, ...] = ()
 
 
-def boundaries_as_text(boundaries: Iterable[Boundary]) -> str:
-    """The text in the file."""
-    return json.dumps([asdict(boundary) for boundary in boundaries])
+def boundaries_as_text(graph: ir.Graph, boundaries: Iterable[Boundary[ir.Value]]) -> str:
+    """The text for the file, with the names that the values have now."""
+    present = {*graph.inputs, *(value for node in graph for value in node.outputs)}
+
+    def name(value: ir.Value) -> str:
+        return (value.name or "") if value in present else ""
+
+    named = [
+        Boundary(b.layer, name(b.input), name(b.output), b.major_in, b.major_out, b.norms) for b in boundaries
+    ]
+    return json.dumps([asdict(boundary) for boundary in named])
 
 
-def boundaries_of(texts: Mapping[str, str]) -> list[Boundary]:
-    """The layers of a file by its texts; none where it does not say, or says something else.
+def boundaries_of(texts: Mapping[str, str]) -> list[Boundary[str]]:
+    """The layers of a file by its texts; none where there is no such text, or one of another form.
 
-    >>> boundaries_of({LAYERS: boundaries_as_text([Boundary("conv1", "input", "y", True)])})
-    [Boundary(layer='conv1', input='input', output='y', major_in=True, major_out=False, norms=())]
+    >>> boundaries_of({LAYERS: '[{"layer": "conv1", "input": "x", "output": "y", "norms": []}]'})
+    [Boundary(layer='conv1', input='x', output='y', major_in=False, major_out=False, norms=())]
     """
     try:
-        return [_boundary(entry) for entry in json.loads(texts.get(LAYERS, "[]"))]
+        found = [
+            Boundary(**{**entry, "norms": tuple(Folded(**norm) for norm in entry["norms"])})
+            for entry in json.loads(texts.get(LAYERS, "[]"))
+        ]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return []
+    names = (name for boundary in found for name in (boundary.layer, boundary.input, boundary.output))
+    return found if all(isinstance(name, str) for name in names) else []
 
 
-def _boundary(entry: Mapping[str, object]) -> Boundary:
-    norms = entry["norms"]
-    if not isinstance(norms, list):
-        raise TypeError("norms are a list")
-    found = Boundary(**{**entry, "norms": tuple(Folded(**norm) for norm in norms)})  # type: ignore[arg-type]
-    texts = (found.layer, found.input, found.output)
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("names are texts")
+def module_of(node: ir.Node) -> str | None:
+    """The path of a node's module, as torch's exporter notes it; None where it does not."""
+    try:
+        # The modules from the outside, then the operator: ['', 'layers.0', 'layers.0.conv1', 'conv2d'].
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    except (ValueError, SyntaxError):
+        return None
+    return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) > 1 else None
+
+
+def boundaries_of_modules(graph: ir.Graph, names: Collection[str]) -> list[Boundary[ir.Value]]:
+    """The boundaries of the layers ``names``, as far as the exporter's notes tell.
+
+    Each call of a layer has one convolution with its weight, into which the exporter may have folded the norm
+    behind it. Nodes of the same module behind that belong to the layer, and so do the nodes of any layer
+    before its convolution: two layers may share those. A call that this does not tell apart is left out.
+    """
+    modules = {node: module_of(node) for node in graph}
+    weights = {f"{name}.weight" if name else "weight": name for name in names}
+    convolutions = {node: weights[weight] for node in graph if (weight := _weight_of(node)) in weights}
+
+    def behind(name: str, node: ir.Node) -> set[ir.Node]:
+        consumers = {consumer for value in _features(node.outputs) for consumer in value.consumers()}
+        return {found for found in consumers - convolutions.keys() if modules.get(found) == name}
+
+    tails = {node: _reached(node, partial(behind, name)) for node, name in convolutions.items()}
+    all_tails = set().union(*tails.values())
+
+    def ahead(node: ir.Node) -> set[ir.Node]:
+        producers = {value.producer() for value in _features(node.inputs)} - all_tails
+        return {found for found in producers if found is not None and modules.get(found) in names}
+
+    found = []
+    for convolution, name in convolutions.items():
+        tail = tails[convolution]
+        part = tail | _reached(convolution, ahead)
+        inputs = {value for node in part for value in _features(node.inputs) if value.producer() not in part}
+        outputs = {value for node in tail for value in _features(node.outputs) if _leaves(value, part)}
+        shared = any(consumer in convolutions for value in outputs for consumer in value.consumers())
+        if len(inputs) == len(outputs) == 1 and not shared:
+            norm = modules[convolution]
+            norms = () if norm == name else (Folded(norm, shifts=True),)
+            found.append(Boundary(name, inputs.pop(), outputs.pop(), norms=norms))
     return found
+
+
+def _weight_of(node: ir.Node) -> str | None:
+    return node.inputs[1].name if node.op_type == "Conv" and node.inputs[1] is not None else None
+
+
+def _reached(start: ir.Node, neighbours: Callable[[ir.Node], set[ir.Node]]) -> set[ir.Node]:
+    found, edge = {start}, [start]
+    while edge:
+        new = neighbours(edge.pop()) - found
+        found |= new
+        edge += new
+    return found
+
+
+def _features(values: Iterable[ir.Value | None]) -> list[ir.Value]:
+    """Those of ``values`` that are floating-point, and no constants."""
+    return [
+        value
+        for value in values
+        if value is not None
+        and value.const_value is None
+        and value.dtype is not None
+        and value.dtype.is_floating_point()
+    ]
+
+
+def _leaves(value: ir.Value, part: Collection[ir.Node]) -> bool:
+    """Whether a node outside of ``part`` takes ``value``, or the graph gives it."""
+    return value.is_graph_output() or any(node not in part for node in value.consumers())

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import io
+import logging
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +18,6 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import ExportError, first_line
 from ceconv_convert.onnx.assumptions import Assumption, assumptions_of
-from ceconv_convert.onnx.origin import note_modules
-from ceconv_convert.onnx.quiet import quiet
-from ceconv_convert.onnx.tidy import forget_defaults, forget_origin
 
 EXPORT_FAILURES = (
     *(torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AttributeError, LookupError),
@@ -32,7 +33,7 @@ _CURES = {
     "adaptive_max_pool3d": "take the maximum over axes with amax, or pool the rotations first "
     "(GroupCosetMaxPool) and the image with a max pool of fixed size",
 }
-"""What to do instead, by what the exporter says."""
+"""What to do instead, by a part of the exporter's message."""
 _NO_OPERATOR = re.compile(r"No ONNX function found for .*?op='([\w.]+)'")
 
 
@@ -42,19 +43,17 @@ class Captured:
 
     Attributes:
         model: the graph.
-        axes: the dynamic axes of the input, by position: ``batch``, ``height``, ``width``.
-        assumptions: on these.
-        reason: why axes that should be dynamic are not; None where all are.
+        fixed: why ``batch`` or ``size`` is not dynamic.
+        assumptions: on the axes that are.
     """
 
     model: ir.Model
-    axes: Mapping[int, str]
+    fixed: Mapping[str, str]
     assumptions: tuple[Assumption, ...]
-    reason: str | None = None
 
 
 def capture(
-    module: nn.Module, example: Tensor, opset: int, *, batch: bool, size: bool, instead: str = ""
+    module: nn.Module, example: Tensor, opset: int, *, fixed: Mapping[str, str], hint: str = ""
 ) -> Captured:
     """Export with a dynamic batch, and dynamic height and width, or as much of that as torch can.
 
@@ -62,59 +61,78 @@ def capture(
         module: in eval mode.
         example: an input with a batch of at least 2: a batch of 1 would be taken for a constant.
         opset: of the graph.
-        batch: whether to try a dynamic batch; a fixed one is 1.
-        size: whether to try dynamic height and width; fixed ones are the example's.
-        instead: what an error may suggest.
+        fixed: why the ``batch`` is 1, or the ``size`` the example's.
+        hint: ends an error whose cause is not known.
 
     Raises:
         ExportError: where torch cannot export the network at all.
     """
-    reason, untraced = None, False
-    attempts = [(batch, size), (batch, False), (False, size), (False, False)]
-    for with_batch, with_size in dict.fromkeys(attempts):
-        if batch and not with_batch and not untraced:
+    reason, traced = "", True
+    attempts = (("batch", "size"), ("batch",), ("size",), ())
+    for dynamic in dict.fromkeys(tuple(axis for axis in found if axis not in fixed) for found in attempts):
+        if traced and reason and "batch" not in (*dynamic, *fixed):
             break  # an operator without ONNX has none for a fixed batch either
-        axes = {0: "batch"} if with_batch else {}
-        if with_size:
-            axes |= {example.dim() - 2: "height", example.dim() - 1: "width"}
-        x = example if with_batch else example[:1]
-        untraced = True
+        x = example if "batch" in dynamic else example[:1]
+        axes = _named_axes(dynamic, x.dim())
+        traced = False
         try:
             program = _traced(module, x, axes)
-            untraced = False
-            assumptions = tuple(assumptions_of(program, axes))
-            return Captured(_as_onnx(module, program, x, axes, opset), axes, assumptions, reason)
+            traced = True
+            model = _as_onnx(module, program, x, axes, opset)
         except EXPORT_FAILURES as error:
             reason = reason or f"torch cannot export them as dynamic: {explain(error)}"
             last = error
-    raise ExportError(f"torch cannot export the network: {explain(last, instead)}") from last
+        else:
+            kept = {axis: fixed.get(axis, reason) for axis in ("size", "batch") if axis not in dynamic}
+            return Captured(model, kept, tuple(assumptions_of(program, axes)))
+    raise ExportError(f"torch cannot export the network: {explain(last, hint)}") from last
 
 
-def explain(error: BaseException, instead: str = "") -> str:
-    """What the exporter says, without its frame of advice: the innermost cause has it; and what helps.
-
-    Args:
-        error: the exporter's.
-        instead: what may help where nothing else is known to.
-    """
+def explain(error: BaseException, hint: str = "") -> str:
+    """The innermost cause of an exporter's error, without the frame of advice around it, and what helps."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    said = first_line(cause)
-    missing = _NO_OPERATOR.search(said)
-    cure = next((cure for mark, cure in _CURES.items() if mark in said), None)
+    message = first_line(cause)
+    missing = _NO_OPERATOR.search(message)
+    cure = next((cure for part, cure in _CURES.items() if part in message), None)
     if missing is not None:
         return f"it has no ONNX operator for {missing[1]}: {cure or 'write that in other operators'}"
-    return f"{said}{instead}" if cure is None else f"{said}: {cure}"
+    return f"{message}{hint}" if cure is None else f"{message}: {cure}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Swallow the exporter's prints, warnings and log records.
+
+    It makes its loggers on first use, so that only the switch for all of them catches these.
+    """
+    before, output = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(output),
+            redirect_stderr(output),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _named_axes(dynamic: Collection[str], rank: int) -> dict[int, str]:
+    """The names of dynamic axes by position."""
+    axes = {0: "batch"} if "batch" in dynamic else {}
+    return axes | {rank - 2: "height", rank - 1: "width"} if "size" in dynamic else axes
 
 
 def _traced(module: nn.Module, x: Tensor, axes: Mapping[int, str]) -> torch.export.ExportedProgram:
-    dynamic = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     with torch.no_grad(), quiet():
         return torch.export.export(
             module,
             (x,),
-            dynamic_shapes=_in_place(module, dynamic),
+            dynamic_shapes=_as_parameters(module, dict.fromkeys(axes, torch.export.Dim.DYNAMIC)),
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,  # so that they can be read
         )
@@ -123,24 +141,21 @@ def _traced(module: nn.Module, x: Tensor, axes: Mapping[int, str]) -> torch.expo
 def _as_onnx(
     module: nn.Module, program: torch.export.ExportedProgram, x: Tensor, axes: Mapping[int, str], opset: int
 ) -> ir.Model:
+    shapes = _as_parameters(module, axes)
     with torch.no_grad(), quiet():
         exported = torch.onnx.export(
-            program,
-            (x,),
-            dynamo=True,
-            opset_version=opset,
-            dynamic_shapes=_in_place(module, axes),  # the axes' names
-            verbose=False,
+            program, (x,), dynamo=True, opset_version=opset, dynamic_shapes=shapes, verbose=False
         )
     if exported is None:
         raise ExportError("torch's exporter gave no program")
-    note_modules(exported.model.graph)
-    forget_origin(exported.model)
-    forget_defaults(exported.model)
+    for node in exported.model.graph:
+        attribute = node.attributes.get("noop_with_empty_axes")
+        if attribute is not None and not attribute.as_int():  # the default; older opsets lack the attribute
+            del node.attributes["noop_with_empty_axes"]
     return exported.model
 
 
-def _in_place(module: nn.Module, axes: Mapping[int, Any]) -> tuple[Any, ...]:
+def _as_parameters(module: nn.Module, axes: Mapping[int, Any]) -> tuple[Any, ...]:
     """The axes in the structure of ``forward``'s parameters: ``*inputs`` is a tuple of its own."""
     first = next(iter(inspect.signature(module.forward).parameters.values()), None)
     variadic = first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from ceconv_convert.onnx.boundaries import Boundary
 from ceconv_convert.onnx.dialect import DOMAIN, Layer, attach
-from ceconv_convert.onnx.ends import Ends
 from ceconv_convert.onnx.passes.choose import Choice, choose
 from ceconv_convert.onnx.passes.fold_norms import fold_norms
 from ceconv_convert.onnx.passes.form_regions import form_regions
@@ -23,12 +23,12 @@ class Compiled:
     Attributes:
         choices: the form of every layer, each time that it is called.
         fired: how often each pass did something.
-        ends: where each layer begins and ends.
+        boundaries: where each layer begins and ends.
     """
 
     choices: tuple[Choice, ...] = ()
     fired: Mapping[str, int] = field(default_factory=dict)
-    ends: Sequence[Ends] = ()
+    boundaries: Sequence[Boundary[ir.Value]] = ()
 
 
 def compile_graph(model: ir.Model, layers: Mapping[str, Layer], *, form: str, block: int) -> Compiled:

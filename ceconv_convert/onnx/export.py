@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import common
 from onnxscript.version_converter import convert_version
 from torch import Tensor, nn
 
 from ceconv_convert.errors import ExportError, OutputError
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.onnx.assumptions import Assumption
-from ceconv_convert.onnx.boundaries import LAYERS, boundaries_as_text
-from ceconv_convert.onnx.capture import EXPORT_FAILURES, capture, explain
+from ceconv_convert.onnx.boundaries import LAYERS, Boundary, boundaries_as_text, boundaries_of_modules
+from ceconv_convert.onnx.capture import EXPORT_FAILURES, capture, explain, quiet
 from ceconv_convert.onnx.compile import Compiled, compile_graph
-from ceconv_convert.onnx.dialect import Layer, SymbolicLayer, name_layers
-from ceconv_convert.onnx.ends import Ends, boundaries_in, ends_of_modules
+from ceconv_convert.onnx.dialect import SymbolicLayer, name_layers
 from ceconv_convert.onnx.passes.costs import block_of
-from ceconv_convert.onnx.quiet import quiet
-from ceconv_convert.onnx.tidy import name_ends
 from ceconv_convert.surgery import copy_model, unwrapped, wrapper_prefix
 
 DEFAULT_OPSET = 18
 """The oldest opset that torch's exporter writes without conversion: the most runtimes read it."""
-
 _PROTOBUF_LIMIT = 2**31 - 2**20
 """A single protobuf holds less than 2 GiB; past that the weights lie in a file beside it."""
+_HINT = "; the form conv2d may do"
 
 
 @dataclass(frozen=True)
@@ -37,31 +37,22 @@ class Exported:
     """What was written.
 
     Attributes:
-        dynamic_size: whether height and width are dynamic.
-        reason: why they are not.
+        fixed: axes that are not dynamic, ``size`` (height and width) and ``batch`` (of 1), with the reason.
         compiled: what became of the symbolic layers.
         prefix: of the network's names inside the wrappers around it, which are not exported.
-        dynamic_batch: whether the batch is dynamic; a fixed one is 1.
-        batch_reason: why it is not.
-        assumptions: what the graph assumes of the axes that are dynamic.
+        assumptions: of the graph, on the axes that are dynamic.
     """
 
-    dynamic_size: bool
-    reason: str | None = None
+    fixed: Mapping[str, str] = field(default_factory=dict)
     compiled: Compiled = field(default_factory=Compiled)
     prefix: str = ""
-    dynamic_batch: bool = True
-    batch_reason: str | None = None
     assumptions: tuple[Assumption, ...] = ()
 
     @property
     def notes(self) -> list[str]:
-        """A line on each axis that is fixed, with the reason."""
-        reasons = (
-            ("height and width are fixed", self.reason),
-            ("the batch is fixed at 1", self.batch_reason),
-        )
-        return [f"{what}, {reason}" for what, reason in reasons if reason is not None]
+        """A line on each axis that is fixed for a reason."""
+        axes = {"size": "height and width are fixed", "batch": "the batch is fixed at 1"}
+        return [f"{axes[axis]}, {reason}" for axis, reason in self.fixed.items() if reason]
 
 
 def write_onnx(
@@ -70,8 +61,7 @@ def write_onnx(
     example: Tensor,
     *,
     opset: int = DEFAULT_OPSET,
-    dynamic_size: bool = True,
-    dynamic_batch: bool = True,
+    fixed: Mapping[str, str] | None = None,
     form: str = "auto",
     processor: str | None = None,
 ) -> Exported:
@@ -85,13 +75,9 @@ def write_onnx(
         path: the file to write.
         example: an input with a batch of at least 2: a batch of 1 would be taken for a constant.
         opset: of the file.
-        dynamic_size: whether height and width are dynamic.
-        dynamic_batch: whether the batch is dynamic.
+        fixed: the axes that shall not be dynamic, ``size`` or ``batch``, with the reason.
         form: of symbolic layers, ``auto`` or ``fourier``.
         processor: that symbolic layers are compiled for, ``avx2`` or ``avx512``; None is this machine's.
-
-    Returns:
-        What was written.
 
     Raises:
         ExportError: where the exporter cannot express the model, or not in this opset.
@@ -101,97 +87,85 @@ def write_onnx(
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= opset <= newest:
         raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
-    block = block_of(processor)  # one that is not known is said at once
+    block = block_of(processor)  # raises before the export takes its time
     module = unwrapped(copy_model(model).eval())
-    if _is_symbolic(module) and not _has_symbolic():
+    symbolic = any(isinstance(layer, SymbolicLayer) for layer in module.modules())
+    if symbolic and not hasattr(getattr(torch.onnx, "ops", None), "symbolic"):
         raise ExportError(
             f"the forms auto and fourier of .onnx files need torch 2.8 or newer, found {torch.__version__}: "
             "export with the form conv2d or conv3d"
         )
-    layers = _named(module, example)
+    with _export_errors("the network cannot be run for the compiler"):
+        layers = name_layers(module, example)
     captured = capture(
         module,
         example,
-        DEFAULT_OPSET if layers else opset,
-        batch=dynamic_batch,
-        size=dynamic_size,
-        instead=_INSTEAD if _is_symbolic(module) else "",  # a layer in a branch, as of torch.cond
+        DEFAULT_OPSET if symbolic else opset,
+        fixed=fixed or {},
+        hint=_HINT if symbolic else "",  # a layer in a branch, as of torch.cond
     )
-    program, axes = captured.model, captured.axes.values()
-    compiled = Compiled()
-    ends: Sequence[Ends]
-    if layers:
-        compiled = _compiled(program, layers, opset, form, block)
-        ends = compiled.ends
+    graph, compiled = captured.model, Compiled()
+    if symbolic:
+        with _export_errors("the graph cannot be compiled"):
+            compiled = compile_graph(graph, layers, form=form, block=block)
+            with quiet():
+                convert_version(graph, opset, fallback=True)
+        boundaries: Sequence[Boundary[ir.Value]] = compiled.boundaries
     else:
-        targets = [name for name, layer in module.named_modules() if isinstance(layer, TargetLayer)]
-        ends = ends_of_modules(program.graph, targets)
-    name_ends(program)
-    program.metadata_props[LAYERS] = boundaries_as_text(boundaries_in(program.graph, ends))
-    _save(program, path)
-    found = opset_of(path)
+        names = [name for name, layer in module.named_modules() if isinstance(layer, TargetLayer)]
+        boundaries = boundaries_of_modules(graph.graph, names)
+    found = graph.opset_imports.get("")
     if found != opset:
         raise ExportError(
             f"the network cannot be written with opset {opset}: the exporter gives {found}; "
             f"pass --opset {found}"
         )
-    fixed_size, fixed_batch = dynamic_size and "width" not in axes, dynamic_batch and "batch" not in axes
-    return Exported(
-        "width" in axes,
-        captured.reason if fixed_size else None,
-        compiled,
-        wrapper_prefix(model),
-        "batch" in axes,
-        captured.reason if fixed_batch else None,
-        captured.assumptions,
-    )
+    _name_inputs_and_outputs(graph.graph)
+    _clear_notes(graph)
+    graph.metadata_props[LAYERS] = boundaries_as_text(graph.graph, boundaries)
+    _save(graph, path)
+    return Exported(captured.fixed, compiled, wrapper_prefix(model), captured.assumptions)
 
 
-def _named(module: nn.Module, example: Tensor) -> dict[str, Layer]:
+@contextmanager
+def _export_errors(what: str) -> Iterator[None]:
     try:
-        return name_layers(module, example)
+        yield
     except EXPORT_FAILURES as error:
-        raise ExportError(f"the network cannot be run for the compiler: {_and_instead(error)}") from error
+        raise ExportError(f"{what}: {type(error).__name__}: {explain(error, _HINT)}") from error
 
 
-def _compiled(program: ir.Model, layers: Mapping[str, Layer], opset: int, form: str, block: int) -> Compiled:
-    try:
-        compiled = compile_graph(program, layers, form=form, block=block)
-        with quiet():
-            convert_version(program, opset, fallback=True)
-    except EXPORT_FAILURES as error:
-        raise ExportError(f"the graph cannot be compiled: {_and_instead(error)}") from error
-    return compiled
+def _name_inputs_and_outputs(graph: ir.Graph) -> None:
+    """``input`` and ``output``, or ``output_0``, …; a weight or an inner value of that name gets another."""
+    names = {graph.inputs[0]: "input"}
+    for index, value in enumerate(graph.outputs):
+        names[value] = "output" if len(graph.outputs) == 1 else f"output_{index}"
+    taken = {value.name for value in _values(graph)} | set(names.values())
+    for value in _values(graph):
+        if value not in names and value.name in names.values():
+            numbered = (f"{value.name}_{number}" for number in count(1))
+            value.name = next(name for name in numbered if name not in taken)
+    for value, name in names.items():
+        value.name = name
 
 
-def _and_instead(error: BaseException) -> str:
-    return f"{type(error).__name__}: {explain(error, _INSTEAD)}"
+def _clear_notes(model: ir.Model) -> None:
+    """Drop the exporter's notes: stack traces with this machine's paths, as large as the graph itself."""
+    common.ClearMetadataAndDocStringPass()(model)
+    for value in _values(model.graph):
+        value.metadata_props.clear()
 
 
-def _is_symbolic(module: nn.Module) -> bool:
-    return any(isinstance(layer, SymbolicLayer) for layer in module.modules())
-
-
-def _has_symbolic() -> bool:
-    return hasattr(torch.onnx, "ops") and hasattr(torch.onnx.ops, "symbolic")
-
-
-_INSTEAD = "; the form conv2d may do"
-
-
-def opset_of(path: Path) -> int:
-    """The version of the standard operators that a file asks for."""
-    model = onnx.load(path, load_external_data=False)
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    inner = (value for node in graph for value in node.outputs)
+    return [*graph.inputs, *graph.initializers.values(), *inner]
 
 
 def _save(model: ir.Model, path: Path) -> None:
     """Write the file, the weights beside it where one file cannot hold them."""
-    weights = sum(
-        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
-    )
-    beside = f"{path.name}.data" if weights > _PROTOBUF_LIMIT else None
+    weights = (value.const_value for value in model.graph.initializers.values())
+    large = sum(weight.nbytes for weight in weights if weight is not None) > _PROTOBUF_LIMIT
     try:
-        ir.save(model, path, external_data=beside)
+        ir.save(model, path, external_data=f"{path.name}.data" if large else None)
     except OSError as error:
         raise OutputError(f"the graph cannot be written to {path}: {error.strerror}") from error

@@ -1,40 +1,36 @@
-"""What an ONNX file consists of, and how it is opened."""
+"""ONNX files: what they consist of, whether they are valid, and the texts in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 
+from ceconv_convert.errors import ExportError, OutputError, first_line
+from ceconv_convert.files.system import stat_of
 
-def data_files(path: Path) -> tuple[Path, ...]:
-    """The files beside an ONNX file that hold its weights.
 
-    None of a file that is no model: whoever runs it says why.
+def onnx_files(path: Path) -> tuple[Path, ...]:
+    """An ONNX file, and the files beside it that hold its weights.
+
+    Raises:
+        UnreadableInputError: where one of them is missing, or no regular file.
     """
+    stat_of(path)
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except (DecodeError, OSError):
-        return ()
-    places = (
-        entry.value
-        for tensor in _tensors(model)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    )
-    return tuple(path.parent / place for place in dict.fromkeys(places))
-
-
-def path_or_bytes(path: Path) -> str | bytes:
-    """What ONNX and its runtime can open: a path, or the bytes of a file whose path is not UTF-8."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return path.read_bytes()
-    return str(path)
+        return (path,)  # ONNX Runtime says what is wrong with it
+    external = (t for t in _tensors(model) if t.data_location == onnx.TensorProto.EXTERNAL)
+    entries = (entry for tensor in external for entry in tensor.external_data)
+    names = dict.fromkeys(entry.value for entry in entries if entry.key == "location")
+    beside = tuple(path.parent / name for name in names)
+    for file in beside:
+        stat_of(file)
+    return (path, *beside)
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
@@ -46,3 +42,45 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
         if field.message_type is not None:
             for inner in [value] if isinstance(value, Message) else value:
                 yield from _tensors(inner)
+
+
+def path_or_bytes(path: Path) -> str | bytes:
+    """What ONNX and its runtime can open: a path, or the bytes of a file whose path is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return str(path)
+
+
+def check_file(path: Path) -> None:
+    """The ONNX checker with full shape inference, and standard operators only.
+
+    Raises:
+        ExportError: where the file is not valid, or has operators of another domain.
+    """
+    try:
+        onnx.checker.check_model(path_or_bytes(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the ONNX checker refuses the file: {first_line(error)}") from error
+    model = ir.load(path)
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    foreign = sorted({f"{n.domain}::{n.op_type}" for n in nodes if n.domain not in ("", "ai.onnx")})
+    foreign += [f"function {function.name}" for function in model.functions.values()]
+    if foreign:
+        raise ExportError(f"the file needs more than standard operators: {', '.join(foreign)}")
+
+
+def write_metadata(path: Path, texts: Mapping[str, str]) -> None:
+    """Add to a file's ``metadata_props``; weights in a file beside it stay there.
+
+    Raises:
+        OutputError: where the file cannot be written.
+    """
+    model = onnx.load(path, load_external_data=False)
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**kept, **texts})
+    try:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise OutputError(f"{path.name} cannot be written: {error.strerror}") from error

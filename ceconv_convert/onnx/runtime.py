@@ -1,31 +1,32 @@
-"""An ONNX file in ONNX Runtime, with tensors in and out."""
+"""An ONNX file in ONNX Runtime, with tensors in and out: whole, or value by value."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import onnx
 import onnxruntime
 import torch
-from onnxruntime.capi import onnxruntime_pybind11_state as errors
+from onnxruntime.capi import onnxruntime_pybind11_state
 from torch import Tensor
 
 from ceconv_convert.errors import ExportError, first_line
 from ceconv_convert.onnx.onnx_files import path_or_bytes
-from ceconv_convert.onnx.session import session_options
 
-FAILURES = (
-    errors.EPFail,
-    errors.Fail,
-    errors.InvalidArgument,
-    errors.InvalidGraph,
-    errors.InvalidProtobuf,
-    errors.ModelLoaded,
-    errors.NoModel,
-    errors.NoSuchFile,
-    errors.NotImplemented,
-    errors.RuntimeException,
+_OWN_ERRORS = (found for found in vars(onnxruntime_pybind11_state).values() if isinstance(found, type))
+_FAILURES: tuple[type[Exception], ...] = (
+    ValueError,
+    *(found for found in _OWN_ERRORS if issubclass(found, Exception)),
 )
+"""What ONNX Runtime raises."""
 CONVOLVED = (torch.float32, torch.float16)
+"""What ONNX Runtime's CPU provider convolves in."""
+_ERRORS_ONLY = 3
+_CUT = ".cut"
+_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Where weights lie that are not in the graph's own bytes: those past 2 GiB."""
 
 
 def check_dtype(dtype: torch.dtype) -> None:
@@ -48,6 +49,8 @@ class OnnxRunner:
     Attributes:
         input: the name of the graph's input.
         shape: that it declares for it; None is a dynamic axis.
+        provider: that the session runs on: another one where the one asked for does not load.
+        texts: the file's ``metadata_props``.
 
     Raises:
         ExportError: where ONNX Runtime cannot load the file.
@@ -56,23 +59,15 @@ class OnnxRunner:
     def __init__(self, path: Path, provider: str = "CPUExecutionProvider", threads: int = 0) -> None:
         try:
             self._session = onnxruntime.InferenceSession(
-                path_or_bytes(path), sess_options=session_options(threads), providers=[provider]
+                path_or_bytes(path), sess_options=_options(threads), providers=[provider]
             )
-        except FAILURES as error:
+        except _FAILURES as error:
             raise ExportError(f"ONNX Runtime cannot load the file: {first_line(error)}") from error
-        self.input = str(self._session.get_inputs()[0].name)
-        axes = self._session.get_inputs()[0].shape
-        self.shape = tuple(axis if isinstance(axis, int) else None for axis in axes)
-
-    @property
-    def provider(self) -> str:
-        """The first that the session has: it asks for another where one does not load."""
-        return str(self._session.get_providers()[0])
-
-    @property
-    def texts(self) -> dict[str, str]:
-        """The file's ``metadata_props``."""
-        return dict(self._session.get_modelmeta().custom_metadata_map)
+        entry = self._session.get_inputs()[0]
+        self.input = str(entry.name)
+        self.shape = tuple(axis if isinstance(axis, int) else None for axis in entry.shape)
+        self.provider = str(self._session.get_providers()[0])
+        self.texts = dict(self._session.get_modelmeta().custom_metadata_map)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Run on a batch.
@@ -82,6 +77,65 @@ class OnnxRunner:
         """
         try:
             outputs = self._session.run(None, {self.input: x.cpu().numpy()})
-        except FAILURES as error:
+        except _FAILURES as error:
             raise RuntimeError(f"ONNX Runtime: {first_line(error)}") from error
         return tuple(torch.from_numpy(output) for output in outputs)
+
+
+def inner_values(
+    path: Path, x: Tensor, names: Sequence[str] | None = None, fed: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Values inside a file as ONNX Runtime computes them on the input ``x``, by name.
+
+    Each becomes an output of a copy of the graph, which keeps the runtime from fusing across it.
+
+    Args:
+        path: the file.
+        x: its input.
+        names: of the values; None are all that a node gives. Sequences and texts are left out.
+        fed: values by name that their consumers take instead of those computed: the graph is cut there.
+
+    Raises:
+        ExportError: where the file cannot be loaded, cannot be cut so, or does not run.
+    """
+    model, fed = onnx.load(path, load_external_data=False), fed or {}
+    graph, options = model.graph, _options()
+    for node in graph.node:
+        node.output[:] = [f"{name}{_CUT}" if name in fed else name for name in node.output]
+    if names is None:
+        names = [name for node in graph.node for name in node.output if name]
+    found = {name: f"{name}{_CUT}" if name in fed else name for name in names}
+    inner = [value for value in graph.value_info if value.name not in fed]
+    new, kind = fed.keys() - {value.name for value in graph.input}, graph.input[0].type.tensor_type.elem_type
+    del graph.value_info[:], graph.output[:]
+    graph.value_info.extend(inner)
+    graph.input.extend(onnx.helper.make_tensor_value_info(name, kind, fed[name].shape) for name in new)
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in found.values())
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+        options.add_session_config_entry(_FOLDER, str(path.parent.resolve()))
+    inputs = {graph.input[0].name: x, **fed}
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+        arrays = session.run(
+            list(found.values()), {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
+        )
+    except _FAILURES as error:
+        raise ExportError(
+            f"ONNX Runtime cannot run {path.name} value by value: {first_line(error)}"
+        ) from error
+    return {
+        name: torch.from_numpy(array)
+        for name, array in zip(found, arrays, strict=True)
+        if isinstance(array, np.ndarray) and array.dtype.kind in "biuf"
+    }
+
+
+def _options(threads: int = 0) -> onnxruntime.SessionOptions:
+    """Quiet, and asleep while it waits: idle sessions would spin on the cores of the others."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options

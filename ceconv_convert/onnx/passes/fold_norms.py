@@ -13,9 +13,8 @@ import onnx_ir as ir
 import torch
 
 from ceconv_convert.kernel.batch_norm import scale_and_shift, scaled
-from ceconv_convert.onnx.boundaries import Folded
+from ceconv_convert.onnx.boundaries import Folded, module_of
 from ceconv_convert.onnx.dialect import LAYER, is_dialect, layer_of
-from ceconv_convert.onnx.origin import module_of
 from ceconv_convert.onnx.passes.tools import constant, integer, is_taken, replace
 
 

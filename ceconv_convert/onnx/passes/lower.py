@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from ceconv_convert.onnx.boundaries import Boundary
 from ceconv_convert.onnx.dialect import FROM_PLANES, PLANES_LAYER, TO_PLANES, Planes, is_dialect, layer_of
-from ceconv_convert.onnx.ends import Ends
 from ceconv_convert.onnx.passes.planes import planes_of
 from ceconv_convert.onnx.passes.tools import (
     Array,
@@ -29,7 +29,7 @@ _WINDOWS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 2}
 """Attributes of a pool, and how many numbers they have for each axis."""
 
 
-def lower(graph: ir.Graph) -> list[Ends]:
+def lower(graph: ir.Graph) -> list[Boundary[ir.Value]]:
     """Write every node of the dialect, and every operator on planes, in standard operators.
 
     Returns:
@@ -40,7 +40,7 @@ def lower(graph: ir.Graph) -> list[Ends]:
     for node in list(graph):
         if is_dialect(node, PLANES_LAYER):
             made = write_layer(graph, node, views, transformed)
-            found.append(_ends(node, made))
+            found.append(_boundary(node, made))
         elif is_dialect(node, TO_PLANES):
             made = views.give(_to_planes(graph, node), SPLIT)
         elif is_dialect(node, FROM_PLANES):
@@ -57,12 +57,12 @@ def lower(graph: ir.Graph) -> list[Ends]:
     return found
 
 
-def _ends(node: ir.Node, made: ir.Value) -> Ends:
+def _boundary(node: ir.Node, made: ir.Value) -> Boundary[ir.Value]:
     """Of a layer, which gives ``made`` in the place of its node's output."""
     layer, x = layer_of(node), node.inputs[0]
     if x is None:
         raise ValueError(f"{layer.name} takes nothing")
-    return Ends(layer.name, x, made, planes_of(x) is not None, True, layer.norms)
+    return Boundary(layer.name, x, made, planes_of(x) is not None, True, layer.norms)
 
 
 def _aligned(value: ir.Value | None) -> tuple[ir.Value, Planes, int]:

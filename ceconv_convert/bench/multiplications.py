@@ -9,17 +9,18 @@ from pathlib import Path
 import onnx
 from torch import Tensor
 
-from ceconv_convert.onnx.values import named_values
+from ceconv_convert.onnx.runtime import inner_values
 
 Shape = tuple[int, ...]
 
 
 def multiplications(path: Path, x: Tensor) -> int:
     """Those of convolutions and matrix products outside of branches and loops, on the input ``x``."""
-    model = onnx.load(path, load_external_data=False)
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    shapes |= {name: tuple(value.shape) for name, value in named_values(path, x).items()}
-    return sum(_of_node(node, shapes) for node in model.graph.node)
+    graph = onnx.load(path, load_external_data=False).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes |= {name: tuple(value.shape) for name, value in inner_values(path, x).items()}
+    shapes[graph.input[0].name] = tuple(x.shape)
+    return sum(_of_node(node, shapes) for node in graph.node)
 
 
 def _of_node(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
