@@ -15,11 +15,8 @@ from torch import Tensor
 from ceconv_convert.errors import ExportError, first_line
 from ceconv_convert.onnx.onnx_files import path_or_bytes
 
-_OWN_ERRORS = (found for found in vars(onnxruntime_pybind11_state).values() if isinstance(found, type))
-_FAILURES: tuple[type[Exception], ...] = (
-    ValueError,
-    *(found for found in _OWN_ERRORS if issubclass(found, Exception)),
-)
+_ERRORS = (found for found in vars(onnxruntime_pybind11_state).values() if isinstance(found, type))
+_FAILURES: tuple[type[Exception], ...] = (ValueError, *(e for e in _ERRORS if issubclass(e, Exception)))
 """What ONNX Runtime raises."""
 CONVOLVED = (torch.float32, torch.float16)
 """What ONNX Runtime's CPU provider convolves in."""
