@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +19,7 @@ from torch import Tensor, nn
 from ceconv_convert.errors import ExportError, first_line
 from ceconv_convert.onnx.assumptions import Assumption, assumptions_of
 
-EXPORT_FAILURES = (
-    *(torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AttributeError, LookupError),
-    AssertionError,
-)
+EXPORT_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 """What torch's exporter raises; its own errors are RuntimeErrors, and it lets others through."""
 
 _CURES = {
@@ -39,13 +36,7 @@ _NO_OPERATOR = re.compile(r"No ONNX function found for .*?op='([\w.]+)'")
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph as exported.
-
-    Attributes:
-        model: the graph.
-        fixed: why ``batch`` or ``size`` is not dynamic.
-        assumptions: on the axes that are.
-    """
+    """A graph as exported, why ``batch`` or ``size`` is fixed, and what it assumes of dynamic axes."""
 
     model: ir.Model
     fixed: Mapping[str, str]
@@ -67,24 +58,24 @@ def capture(
     Raises:
         ExportError: where torch cannot export the network at all.
     """
-    reason, traced = "", True
+    reason, program = "", None
     attempts = (("batch", "size"), ("batch",), ("size",), ())
     for dynamic in dict.fromkeys(tuple(axis for axis in found if axis not in fixed) for found in attempts):
-        if traced and reason and "batch" not in (*dynamic, *fixed):
+        if program is not None and "batch" not in (*dynamic, *fixed):
             break  # an operator without ONNX has none for a fixed batch either
         x = example if "batch" in dynamic else example[:1]
-        axes = _named_axes(dynamic, x.dim())
-        traced = False
+        axes = {0: "batch"} if "batch" in dynamic else {}
+        if "size" in dynamic:
+            axes |= {x.dim() - 2: "height", x.dim() - 1: "width"}
+        kept = {axis: fixed.get(axis, reason) for axis in ("size", "batch") if axis not in dynamic}
+        program = None
         try:
             program = _traced(module, x, axes)
-            traced = True
-            model = _as_onnx(module, program, x, axes, opset)
+            assumptions = tuple(assumptions_of(program, axes))
+            return Captured(_as_onnx(module, program, x, axes, opset), kept, assumptions)
         except EXPORT_FAILURES as error:
             reason = reason or f"torch cannot export them as dynamic: {explain(error)}"
             last = error
-        else:
-            kept = {axis: fixed.get(axis, reason) for axis in ("size", "batch") if axis not in dynamic}
-            return Captured(model, kept, tuple(assumptions_of(program, axes)))
     raise ExportError(f"torch cannot export the network: {explain(last, hint)}") from last
 
 
@@ -115,12 +106,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _named_axes(dynamic: Collection[str], rank: int) -> dict[int, str]:
-    """The names of dynamic axes by position."""
-    axes = {0: "batch"} if "batch" in dynamic else {}
-    return axes | {rank - 2: "height", rank - 1: "width"} if "size" in dynamic else axes
 
 
 def _traced(module: nn.Module, x: Tensor, axes: Mapping[int, str]) -> torch.export.ExportedProgram:

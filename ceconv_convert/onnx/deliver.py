@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
 from torch import nn
 
 from ceconv_convert.conversion.convert import replace_layers
@@ -18,9 +19,9 @@ from ceconv_convert.forms.table import AUTO, form_named
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.onnx.assumptions import Assumption, violations
 from ceconv_convert.onnx.dialect import SymbolicLayer
-from ceconv_convert.onnx.export import Exported, write_onnx
+from ceconv_convert.onnx.export import Exported, save_graph, write_onnx
 from ceconv_convert.onnx.judge_file import judge_onnx
-from ceconv_convert.onnx.onnx_files import check_file, write_metadata
+from ceconv_convert.onnx.onnx_files import check_file
 from ceconv_convert.onnx.runtime import OnnxRunner, check_dtype
 from ceconv_convert.surgery import copy_model, replace_modules
 from ceconv_convert.verification.evidence import Evidence
@@ -90,7 +91,9 @@ def write_judged_onnx(
         if not wrong:
             verdict = judge_onnx(evidence, path)
             if verdict.passed:
-                write_metadata(path, {provenance.KEY: provenance.as_text(record(verdict, exported))})
+                graph = ir.load(path)
+                graph.metadata_props[provenance.KEY] = provenance.as_text(record(verdict, exported))
+                save_graph(graph, path)
                 return exported, verdict
             failed = failed or (exported, verdict)
             wrong = _suspected_axes(verdict, exported.fixed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ceconv_convert.errors import ExportError, OutputError
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.onnx.assumptions import Assumption
-from ceconv_convert.onnx.boundaries import LAYERS, Boundary, boundaries_as_text, boundaries_of_modules
+from ceconv_convert.onnx.boundaries import LAYERS, boundaries_as_text, boundaries_of_modules
 from ceconv_convert.onnx.capture import EXPORT_FAILURES, capture, explain, quiet
 from ceconv_convert.onnx.compile import Compiled, compile_graph
 from ceconv_convert.onnx.dialect import SymbolicLayer, name_layers
@@ -39,8 +39,8 @@ class Exported:
     Attributes:
         fixed: axes that are not dynamic, ``size`` (height and width) and ``batch`` (of 1), with the reason.
         compiled: what became of the symbolic layers.
-        prefix: of the network's names inside the wrappers around it, which are not exported.
-        assumptions: of the graph, on the axes that are dynamic.
+        prefix: of the wrappers around the network, which are not exported.
+        assumptions: on the axes that are dynamic.
     """
 
     fixed: Mapping[str, str] = field(default_factory=dict)
@@ -65,17 +65,16 @@ def write_onnx(
     form: str = "auto",
     processor: str | None = None,
 ) -> Exported:
-    """Export ``model`` in eval mode, with a dynamic batch, height and width where it can.
+    """Export a copy of ``model`` in eval mode, with a dynamic batch, height and width where torch can.
 
-    The input is named ``input``; the outputs ``output``, or ``output_0``, ``output_1``, … ``model`` is not
-    changed.
+    The input is named ``input``; the outputs ``output``, or ``output_0``, ``output_1``, …
 
     Args:
         model: a module without ``CEConv2d``; its symbolic layers are compiled.
         path: the file to write.
         example: an input with a batch of at least 2: a batch of 1 would be taken for a constant.
         opset: of the file.
-        fixed: the axes that shall not be dynamic, ``size`` or ``batch``, with the reason.
+        fixed: axes that shall not be dynamic, ``size`` or ``batch``, with the reason.
         form: of symbolic layers, ``auto`` or ``fourier``.
         processor: that symbolic layers are compiled for, ``avx2`` or ``avx512``; None is this machine's.
 
@@ -104,26 +103,27 @@ def write_onnx(
         fixed=fixed or {},
         hint=_HINT if symbolic else "",  # a layer in a branch, as of torch.cond
     )
-    graph, compiled = captured.model, Compiled()
+    graph = captured.model.graph
     if symbolic:
-        with _export_errors("the graph cannot be compiled"):
-            compiled = compile_graph(graph, layers, form=form, block=block)
-            with quiet():
-                convert_version(graph, opset, fallback=True)
-        boundaries: Sequence[Boundary[ir.Value]] = compiled.boundaries
+        with _export_errors("the graph cannot be compiled"), quiet():
+            compiled = compile_graph(captured.model, layers, form=form, block=block)
+            convert_version(captured.model, opset, fallback=True)
+        boundaries = compiled.boundaries
     else:
         names = [name for name, layer in module.named_modules() if isinstance(layer, TargetLayer)]
-        boundaries = boundaries_of_modules(graph.graph, names)
-    found = graph.opset_imports.get("")
+        compiled, boundaries = Compiled(), boundaries_of_modules(graph, names)
+    found = captured.model.opset_imports.get("")
     if found != opset:
         raise ExportError(
             f"the network cannot be written with opset {opset}: the exporter gives {found}; "
             f"pass --opset {found}"
         )
-    _name_inputs_and_outputs(graph.graph)
-    _clear_notes(graph)
-    graph.metadata_props[LAYERS] = boundaries_as_text(graph.graph, boundaries)
-    _save(graph, path)
+    _name_inputs_and_outputs(graph)
+    common.ClearMetadataAndDocStringPass()(captured.model)  # stack traces, as large as the graph itself
+    for value in _values(graph):
+        value.metadata_props.clear()
+    captured.model.metadata_props[LAYERS] = boundaries_as_text(graph, boundaries)
+    save_graph(captured.model, path)
     return Exported(captured.fixed, compiled, wrapper_prefix(model), captured.assumptions)
 
 
@@ -149,23 +149,23 @@ def _name_inputs_and_outputs(graph: ir.Graph) -> None:
         value.name = name
 
 
-def _clear_notes(model: ir.Model) -> None:
-    """Drop the exporter's notes: stack traces with this machine's paths, as large as the graph itself."""
-    common.ClearMetadataAndDocStringPass()(model)
-    for value in _values(model.graph):
-        value.metadata_props.clear()
-
-
 def _values(graph: ir.Graph) -> list[ir.Value]:
     inner = (value for node in graph for value in node.outputs)
     return [*graph.inputs, *graph.initializers.values(), *inner]
 
 
-def _save(model: ir.Model, path: Path) -> None:
-    """Write the file, the weights beside it where one file cannot hold them."""
-    weights = (value.const_value for value in model.graph.initializers.values())
-    large = sum(weight.nbytes for weight in weights if weight is not None) > _PROTOBUF_LIMIT
+def save_graph(model: ir.Model, path: Path) -> None:
+    """Write a file, and the weights beside it where one file cannot hold them.
+
+    Raises:
+        OutputError: where it cannot be written.
+    """
+    weights = [value.const_value for value in model.graph.initializers.values()]
+    inside = [
+        weight for weight in weights if weight is not None and not isinstance(weight, ir.ExternalTensor)
+    ]
+    beside = f"{path.name}.data" if sum(weight.nbytes for weight in inside) > _PROTOBUF_LIMIT else None
     try:
-        ir.save(model, path, external_data=f"{path.name}.data" if large else None)
+        ir.save(model, path, external_data=beside)
     except OSError as error:
         raise OutputError(f"the graph cannot be written to {path}: {error.strerror}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -73,76 +72,65 @@ def _with_fitting_inputs(evidence: Evidence, declared: Sequence[int | None]) -> 
     return evidence.fitting(declared).elsewhere(further)
 
 
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A layer of a file, and what it is in the original.
-
-    Attributes:
-        name: its path in the original.
-        boundary: where it is in the file.
-        module: the original's.
-        spec: what that computes, in float64.
-        norms: folded into the file's, each with whether its shift is.
-        input_shape: ``[B, I, N_in, H, W]``.
-    """
-
-    name: str
-    boundary: Boundary[str]
-    module: nn.Module
-    spec: KernelSpec
-    norms: list[tuple[_BatchNorm, bool]]
-    input_shape: Shape
-
-
 def _check_layers(
     evidence: Evidence, path: Path, boundaries: Sequence[Boundary[str]], values: Mapping[str, Tensor]
 ) -> list[LayerCheck]:
     """Every layer that the file tells apart, by itself, on signs; layers of one input are fed the same."""
-    x = evidence.walk.input
-    layers = [layer for found in boundaries if (layer := _layer_at(evidence, found, values)) is not None]
-    if not layers:
-        return []
+    prefix, x = evidence.walk.prefix, evidence.walk.input
+    modules = dict(evidence.network.named_modules(remove_duplicate=False))
+    known = [boundary for boundary in boundaries if _is_known(boundary, evidence, modules, values)]
     magnitudes: dict[str, float] = {}
-    for layer in layers:
-        name = layer.boundary.input
-        magnitudes[name] = max(magnitudes.get(name, 1.0), magnitude_for(layer.spec, x.dtype))
+    for boundary in known:
+        magnitude = magnitude_for(evidence.specs[prefix + boundary.layer], x.dtype)
+        magnitudes[boundary.input] = max(magnitudes.get(boundary.input, 1.0), magnitude)
     features: dict[str, Tensor] = {}
     fed: dict[str, Tensor] = {}
-    for layer in layers:
-        name = layer.boundary.input
-        features[name] = signs(layer.input_shape, len(features), magnitudes[name], x.dtype)
-        fed[name] = _as_in_file(features[name], values[name], layer.boundary.major_in)
-    outputs = inner_values(path, x, [layer.boundary.output for layer in layers], fed)
+    for boundary in known:
+        shape = _input_features(values, boundary, evidence.specs[prefix + boundary.layer]).shape
+        features[boundary.input] = signs(shape, len(features), magnitudes[boundary.input], x.dtype)
+        fed[boundary.input] = _as_in_file(features[boundary.input], values[boundary.input], boundary.major_in)
+    outputs = inner_values(path, x, [boundary.output for boundary in known], fed) if known else {}
     checks = []
-    for layer in layers:
-        name, spec = layer.boundary.input, layer.spec
-        alone = features[name].to(x.device)
-        seen = alone_evidence(layer.module, spec, layer.norms, alone, magnitudes[name])
-        y = outputs[layer.boundary.output]
-        y = _from_file(y, spec.out_channels, spec.out_rotations, layer.boundary.major_out)
-        checks.append(check_alone(layer.name, y, seen))
+    for boundary in known:
+        name, magnitude = prefix + boundary.layer, magnitudes[boundary.input]
+        spec, alone = evidence.specs[name], features[boundary.input].to(x.device)
+        seen = alone_evidence(modules[name], spec, _norms(boundary, modules, prefix), alone, magnitude)
+        checks.append(check_alone(name, _output_features(outputs, boundary, spec), seen))
     return checks
 
 
-def _layer_at(evidence: Evidence, boundary: Boundary[str], values: Mapping[str, Tensor]) -> _Layer | None:
-    """The layer of a boundary; None where the original has none, or the values are not of its shapes."""
-    modules = dict(evidence.network.named_modules(remove_duplicate=False))
-    name = evidence.walk.prefix + boundary.layer
-    spec = evidence.specs.get(name)
-    if spec is None or not {boundary.input, boundary.output} <= values.keys():
-        return None
-    norms: list[tuple[_BatchNorm, bool]] = []
-    for folded in boundary.norms:
-        norm = modules.get(f"{evidence.walk.prefix}{folded.module}")
-        if not isinstance(norm, _BatchNorm) or norm.running_var is None:
-            return None
-        norms.append((norm, folded.shifts))
+def _is_known(
+    boundary: Boundary[str],
+    evidence: Evidence,
+    modules: Mapping[str, nn.Module],
+    values: Mapping[str, Tensor],
+) -> bool:
+    """Whether the original has that layer and its norms, and the values are of its shapes."""
+    spec = evidence.specs.get(evidence.walk.prefix + boundary.layer)
+    if spec is None or len(_norms(boundary, modules, evidence.walk.prefix)) < len(boundary.norms):
+        return False
     try:
-        x = _from_file(values[boundary.input], spec.in_channels, spec.in_rotations, boundary.major_in)
-        _from_file(values[boundary.output], spec.out_channels, spec.out_rotations, boundary.major_out)
-    except (RuntimeError, IndexError):  # the text is of another graph
-        return None
-    return _Layer(name, boundary, modules[name], spec, norms, tuple(x.shape))
+        _input_features(values, boundary, spec)
+        _output_features(values, boundary, spec)
+    except (RuntimeError, LookupError):  # the text is of another graph
+        return False
+    return True
+
+
+def _norms(
+    boundary: Boundary[str], modules: Mapping[str, nn.Module], prefix: str
+) -> list[tuple[_BatchNorm, bool]]:
+    """Those folded into a layer that the original has, each with whether its shift is folded."""
+    found = [(modules.get(f"{prefix}{norm.module}"), norm.shifts) for norm in boundary.norms]
+    return [(m, shifts) for m, shifts in found if isinstance(m, _BatchNorm) and m.running_var is not None]
+
+
+def _input_features(values: Mapping[str, Tensor], boundary: Boundary[str], spec: KernelSpec) -> Tensor:
+    return _from_file(values[boundary.input], spec.in_channels, spec.in_rotations, boundary.major_in)
+
+
+def _output_features(values: Mapping[str, Tensor], boundary: Boundary[str], spec: KernelSpec) -> Tensor:
+    return _from_file(values[boundary.output], spec.out_channels, spec.out_rotations, boundary.major_out)
 
 
 def _from_file(value: Tensor, channels: int, rotations: int, major: bool) -> Tensor:

@@ -1,15 +1,15 @@
-"""ONNX files: what they consist of, whether they are valid, and the texts in them."""
+"""ONNX files: what they consist of, and whether they are valid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 
-from ceconv_convert.errors import ExportError, OutputError, first_line
+from ceconv_convert.errors import ExportError, first_line
 from ceconv_convert.files.system import stat_of
 
 
@@ -69,18 +69,3 @@ def check_file(path: Path) -> None:
     foreign += [f"function {function.name}" for function in model.functions.values()]
     if foreign:
         raise ExportError(f"the file needs more than standard operators: {', '.join(foreign)}")
-
-
-def write_metadata(path: Path, texts: Mapping[str, str]) -> None:
-    """Add to a file's ``metadata_props``; weights in a file beside it stay there.
-
-    Raises:
-        OutputError: where the file cannot be written.
-    """
-    model = onnx.load(path, load_external_data=False)
-    kept = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, {**kept, **texts})
-    try:
-        path.write_bytes(model.SerializeToString(deterministic=True))
-    except OSError as error:
-        raise OutputError(f"{path.name} cannot be written: {error.strerror}") from error
