@@ -8,6 +8,7 @@ second, and the estimate over the time. The closer the estimates are to one numb
 
 from __future__ import annotations
 
+import statistics
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,7 @@ from tempfile import TemporaryDirectory
 import onnx
 import torch
 
-from ceconv_convert.bench.timing import interleave, median
+from ceconv_convert.bench.timing import interleave
 from ceconv_convert.onnx.passes.costs import Shape, block_of, convolution
 from ceconv_convert.onnx.runtime import OnnxRunner
 
@@ -36,7 +37,7 @@ def seconds(groups: int, channels: int, side: int) -> float:
         opset = onnx.helper.make_opsetid("", 18)
         onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
         run = partial(OnnxRunner(path), torch.randn(shape))
-        return median(interleave({"it": run}, seconds=0.5)["it"])
+        return statistics.median(interleave({"it": run}, seconds=0.5)["it"])
 
 
 def main() -> None:

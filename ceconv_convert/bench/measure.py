@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import platform
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,40 +15,26 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from ceconv_convert.bench.machine import check_provider, cores, device_for, processor_name
 from ceconv_convert.bench.multiplications import multiplications
-from ceconv_convert.bench.providers import check_provider, cores
 from ceconv_convert.bench.session_probe import probe
-from ceconv_convert.bench.timing import interleave, median, middle_half
+from ceconv_convert.bench.timing import interleave
 from ceconv_convert.errors import BenchError, first_line
+from ceconv_convert.onnx.onnx_files import onnx_files
 from ceconv_convert.onnx.runtime import OnnxRunner
 from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.running import Outputs, flatten
 from ceconv_convert.verification.shapes import as_text
 
 Progress = Callable[[int, int], None]
-_MATRIX = 1024
-_RATE = "a large matrix product"
+_BASELINE = "original"
+_PRODUCT = "a large matrix product"
+_SIDE = 1024
 
 
 @dataclass(frozen=True)
 class Row:
-    """A candidate.
-
-    Attributes:
-        name: of the form.
-        runtime: ``onnx`` or ``torch``.
-        seconds: the median.
-        low: seconds that a quarter of the runs stay below.
-        high: seconds that a quarter of the runs are above.
-        runs: how many runs there are.
-        ratio: how many times as fast as the original in the same runtime, median over rounds; None without.
-        error: worst distance of an output from the original's, over its largest value.
-        size: bytes of the file; None for modules.
-        load: seconds until a session is there.
-        memory: bytes at the peak, from before the load to after a run.
-        multiplications: in a run.
-        limit: seconds that these take at the measured rate.
-    """
+    """A candidate; docs/report.md says what the numbers are. None is what was not measured."""
 
     name: str
     runtime: str
@@ -67,16 +53,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything that was measured in one run.
-
-    Attributes:
-        shape: of the input.
-        threads: of each candidate.
-        provider: of ONNX Runtime.
-        processor: what it ran on, in words.
-        rate: multiplications a second in a large matrix product of float32, same runtime and threads.
-        rows: the candidates.
-    """
+    """Everything that was measured in one run: ``bench`` in docs/report.md."""
 
     shape: tuple[int, ...]
     threads: int
@@ -86,6 +63,24 @@ class Bench:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True)
+class _Runs:
+    """Of the candidates of one runtime: seconds of each run, and outputs on the CPU."""
+
+    runtime: str
+    times: Mapping[str, list[float]]
+    outputs: Mapping[str, Outputs]
+
+    def row(self, name: str, exact: Outputs | None) -> Row:
+        times, baseline = self.times[name], self.times.get(_BASELINE)
+        low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+        ratio = None
+        if baseline is not None:
+            ratio = statistics.median(before / now for before, now in zip(baseline, times, strict=True))
+        error = _error(self.outputs[name], exact)
+        return Row(name, self.runtime, middle, low, high, len(times), ratio, error)
+
+
 def measure(
     files: Mapping[str, Path],
     modules: Mapping[str, nn.Module],
@@ -93,64 +88,37 @@ def measure(
     *,
     provider: str,
     threads: int | None = None,
-    baseline: str = "original",
     progress: Progress | None = None,
 ) -> Bench:
     """Time every candidate on the input ``x``, those of a runtime interleaved.
 
     Args:
-        files: ONNX files, by what they are called.
-        modules: in eval mode.
+        files: ONNX files by name; ratios are against the one named ``original``.
+        modules: in eval mode; likewise.
         x: the input.
         provider: full name of an execution provider.
         threads: None is one a core.
-        baseline: the candidate that ratios are against.
         progress: called with rounds done and rounds in all.
 
     Raises:
         BenchError: where a candidate cannot run on the input, or with that provider.
     """
-    count = threads or cores()
-    outputs: dict[tuple[str, str], Outputs] = {}
-    runs: dict[str, Callable[[], object]] = {}
-    with _said(x):
-        for name, path in files.items():
-            runner = OnnxRunner(path, provider, count)
-            check_provider(provider, runner.provider)
-            outputs["onnx", name] = runner(x)
-            runs[name] = partial(runner, x)
-        times = interleave({**runs, _RATE: _product(provider, count)}, progress=progress)
-        rate = _MATRIX**3 / median(times[_RATE])
-        runs.clear()
-        device = torch.device("cuda" if provider.startswith("CUDA") and torch.cuda.is_available() else "cpu")
-        with _torch_threads(count), torch.inference_mode():
-            moved, image = {name: module.to(device) for name, module in modules.items()}, x.to(device)
-            for name, module in moved.items():
-                found = flatten(module(image.clone()))  # a forward pass may work in place
-                outputs["torch", name] = tuple(output.cpu() for output in found)
-            eager = interleave({name: _bound(module, image) for name, module in moved.items()})
-        exact = outputs.get(("torch", baseline), outputs.get(("onnx", baseline)))
-        rows: list[Row] = []
-        for name, path in files.items():
-            probed = probe(path, provider, count, x.shape)
-            products = multiplications(path, x[:1]) * len(x)
-            row = replace(
-                _timed(name, "onnx", times, baseline, _error(outputs["onnx", name], exact)),
-                size=_size(path),
-                load=probed.load,
-                memory=probed.memory,
-                multiplications=products,
-                limit=products / rate,
-            )
-            rows.append(row)
-        for name in modules:
-            rows.append(_timed(name, "torch", eager, baseline, _error(outputs["torch", name], exact)))
-    return Bench(tuple(x.shape), count, provider, _processor(provider), rate, tuple(rows))
+    threads = threads or cores()
+    with _bench_errors(x):
+        in_onnx = _run_files(files, x, provider, threads, progress)
+        in_torch = _run_modules(modules, x, device_for(provider), threads)
+        rate = _SIDE**3 / statistics.median(in_onnx.times[_PRODUCT])
+        exact = in_torch.outputs.get(_BASELINE, in_onnx.outputs.get(_BASELINE))
+        rows = [
+            _with_file_numbers(in_onnx.row(name, exact), path, x, provider, threads, rate)
+            for name, path in files.items()
+        ]
+        rows += [in_torch.row(name, exact) for name in modules]
+    return Bench(tuple(x.shape), threads, provider, processor_name(provider), rate, tuple(rows))
 
 
 @contextmanager
-def _said(x: Tensor) -> Iterator[None]:
-    """What goes wrong outside of this package, as a BenchError."""
+def _bench_errors(x: Tensor) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -160,74 +128,71 @@ def _said(x: Tensor) -> Iterator[None]:
         raise BenchError(f"a file for measuring cannot be written: {error.strerror or error}") from error
 
 
-def _timed(name: str, runtime: str, times: Mapping[str, list[float]], baseline: str, error: float) -> Row:
-    found, before = times[name], times.get(baseline)
-    low, high = middle_half(found)
-    ratio = None if before is None else median([a / b for a, b in zip(before, found, strict=True)])
-    return Row(name, runtime, median(found), low, high, len(found), ratio, error)
+def _run_files(
+    files: Mapping[str, Path], x: Tensor, provider: str, threads: int, progress: Progress | None
+) -> _Runs:
+    """ONNX files in ONNX Runtime, and a large matrix product beside them."""
+    runners = {name: OnnxRunner(path, provider, threads) for name, path in files.items()}
+    for runner in runners.values():
+        check_provider(provider, runner.provider)
+    outputs = {name: runner(x) for name, runner in runners.items()}
+    runs = {name: partial(runner, x) for name, runner in runners.items()}
+    product = _matrix_product(provider, threads)
+    return _Runs("onnx", interleave({**runs, _PRODUCT: product}, progress=progress), outputs)
+
+
+def _matrix_product(provider: str, threads: int) -> Callable[[], object]:
+    """A matrix product as large as a network's are."""
+    shape = f"float[{_SIDE}, {_SIDE}]"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 18]> rate ({shape} x) => ({shape} y) {{ y = MatMul(x, w) }}'
+    )
+    matrix = torch.rand(_SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(matrix.numpy(), "w"))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rate.onnx"
+        onnx.save(model, path)
+        return partial(OnnxRunner(path, provider, threads), matrix)
+
+
+def _with_file_numbers(row: Row, path: Path, x: Tensor, provider: str, threads: int, rate: float) -> Row:
+    load, memory = probe(path, provider, threads, x.shape)
+    count = multiplications(path, x[:1]) * len(x)
+    size = sum(file.stat().st_size for file in onnx_files(path))
+    return replace(row, size=size, load=load, memory=memory, multiplications=count, limit=count / rate)
+
+
+def _run_modules(modules: Mapping[str, nn.Module], x: Tensor, device: torch.device, threads: int) -> _Runs:
+    """Modules in PyTorch, eager."""
+    before, image = torch.get_num_threads(), x.to(device)
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            moved = {name: module.to(device) for name, module in modules.items()}
+            # A forward pass may work in place.
+            found = {name: flatten(module(image.clone())) for name, module in moved.items()}
+            outputs = {name: tuple(output.cpu() for output in outputs) for name, outputs in found.items()}
+            times = interleave({name: partial(_run_once, module, image) for name, module in moved.items()})
+    finally:
+        torch.set_num_threads(before)
+    return _Runs("torch", times, outputs)
+
+
+def _run_once(module: nn.Module, image: Tensor) -> None:
+    module(image)
+    if image.is_cuda:
+        torch.cuda.synchronize(image.device)
 
 
 def _error(outputs: Outputs, exact: Outputs | None) -> float:
     """The worst distance over all outputs, each over its largest value; what is not finite is worst."""
     pairs = zip(outputs, exact, strict=True) if exact is not None else ()
-    errors = (_relative(found, truth) for found, truth in pairs)
+    errors = (_relative_error(found, truth) for found, truth in pairs)
     return max(errors, key=lambda error: (not math.isfinite(error), error), default=0.0)
 
 
-def _relative(found: Tensor, truth: Tensor) -> float:
+def _relative_error(found: Tensor, truth: Tensor) -> float:
     if torch.equal(found, truth):
         return 0.0
     scale = largest(truth)
     return distance(found, truth) / scale if scale else math.inf
-
-
-def _bound(module: nn.Module, image: Tensor) -> Callable[[], object]:
-    def once() -> None:
-        module(image)
-        if image.is_cuda:
-            torch.cuda.synchronize(image.device)
-
-    return once
-
-
-def _product(provider: str, threads: int) -> Callable[[], object]:
-    """A matrix product as large as a network's are, in the same runtime."""
-    kind = onnx.TensorProto.FLOAT
-    sides = [onnx.helper.make_tensor_value_info(name, kind, [_MATRIX, _MATRIX]) for name in ("x", "y")]
-    matrix = torch.rand(_MATRIX, _MATRIX, generator=torch.Generator().manual_seed(0))
-    weight = onnx.numpy_helper.from_array(matrix.numpy(), "w")
-    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
-    graph = onnx.helper.make_graph([node], "rate", sides[:1], sides[1:], [weight])
-    opset = onnx.helper.make_opsetid("", 18)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "rate.onnx"
-        onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
-        return partial(OnnxRunner(path, provider, threads), matrix)
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _size(path: Path) -> int:
-    """Of the file, and of the weights beside it."""
-    return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
-
-
-def _processor(provider: str) -> str:
-    """Its name, where the system tells."""
-    if provider.startswith("CUDA") and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{found[0] if found else name}, {torch.backends.cpu.get_cpu_capability()}"

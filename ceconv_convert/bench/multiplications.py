@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import onnx
 from torch import Tensor
 
 from ceconv_convert.onnx.runtime import inner_values
-
-Shape = tuple[int, ...]
 
 
 def multiplications(path: Path, x: Tensor) -> int:
@@ -20,17 +17,14 @@ def multiplications(path: Path, x: Tensor) -> int:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     shapes |= {name: tuple(value.shape) for name, value in inner_values(path, x).items()}
     shapes[graph.input[0].name] = tuple(x.shape)
-    return sum(_of_node(node, shapes) for node in graph.node)
-
-
-def _of_node(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
-    if node.op_type == "Conv":  # weight [O, I / groups, …]
-        return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
-    if node.op_type == "ConvTranspose":  # weight [I, O / groups, …]
-        return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
-    if node.op_type == "MatMul":
-        return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
-    if node.op_type == "Gemm":
-        transposed = any(entry.name == "transA" and entry.i for entry in node.attribute)
-        return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if transposed else 1]
-    return 0
+    count = 0
+    for node in graph.node:
+        if node.op_type in ("Conv", "ConvTranspose"):  # weight [O, I / groups, …], or [I, O / groups, …]
+            end = node.output[0] if node.op_type == "Conv" else node.input[0]
+            count += prod(shapes[end]) * prod(shapes[node.input[1]][1:])
+        elif node.op_type == "MatMul":
+            count += prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+        elif node.op_type == "Gemm":
+            transposed = any(entry.name == "transA" and entry.i for entry in node.attribute)
+            count += prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if transposed else 1]
+    return count

@@ -1,39 +1,24 @@
 """Load a session and run it once, in a process of its own: what it takes in time and in memory.
 
-``python probe.py FILE PROVIDER THREADS SHAPE`` prints one line of JSON. Run as a script, this file imports
-nothing of the package: torch would lie in the memory that is measured.
+``python session_probe.py FILE PROVIDER THREADS SHAPE`` prints one line of JSON. Run as a script, this file
+imports nothing of the package: torch would lie in the memory that is measured.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-_KILO = 1024
-_ERRORS_ONLY = 3
 
+def probe(path: Path, provider: str, threads: int, shape: Sequence[int]) -> tuple[float, int | None]:
+    """Seconds to load a session, and bytes that its process grew by at its peak, up to after a run.
 
-@dataclass(frozen=True)
-class Probe:
-    """What a session takes.
-
-    Attributes:
-        load: seconds to load the file, and optimize and compile what it has.
-        memory: bytes that the process grew by at its peak, from before the load to after a run; None where
-            the system does not tell.
-    """
-
-    load: float
-    memory: int | None
-
-
-def probe(path: Path, provider: str, threads: int, shape: Sequence[int]) -> Probe:
-    """Run this file as a process; none of its memory is shared with candidates that ran before.
+    The bytes are None where the system does not tell. Nothing is shared with candidates that ran before.
 
     Raises:
         RuntimeError: where it fails.
@@ -41,10 +26,10 @@ def probe(path: Path, provider: str, threads: int, shape: Sequence[int]) -> Prob
     command = [sys.executable, __file__, str(path), provider, str(threads), json.dumps(list(shape))]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (ourselves)
     if finished.returncode:
-        said = [line for line in finished.stderr.splitlines() if not line.startswith((" ", "Traceback"))]
-        raise RuntimeError(said[0] if said else f"a process ended with {finished.returncode}")
-    found = json.loads(finished.stdout.splitlines()[-1])
-    return Probe(found["load"], found["memory"])
+        lines = [line for line in finished.stderr.splitlines() if not line.startswith((" ", "Traceback"))]
+        raise RuntimeError(lines[0] if lines else f"a process ended with {finished.returncode}")
+    load, memory = json.loads(finished.stdout.splitlines()[-1])
+    return load, memory
 
 
 def _main() -> None:
@@ -52,29 +37,30 @@ def _main() -> None:
     import onnxruntime
 
     path, provider, threads, shape = sys.argv[1:]
-    x = np.zeros(json.loads(shape), dtype=np.float32)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options = onnxruntime.SessionOptions()  # as those of OnnxRunner
+    options.log_severity_level = 3
     options.intra_op_num_threads = int(threads)
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as all other sessions
-    before = _status("VmRSS:")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    before = _own_memory("VmRSS")
     begun = time.perf_counter()
     session = onnxruntime.InferenceSession(path, sess_options=options, providers=[provider])
     load = time.perf_counter() - begun
     entry = session.get_inputs()[0]
-    session.run(None, {entry.name: x.astype(np.float16 if "16" in entry.type else np.float32)})
-    peak = _status("VmHWM:")
+    session.run(
+        None, {entry.name: np.zeros(json.loads(shape), "float16" if "16" in entry.type else "float32")}
+    )
+    peak = _own_memory("VmHWM")
     memory = None if before is None or peak is None else peak - before
-    sys.stdout.write(json.dumps({"load": load, "memory": memory}) + "\n")
+    sys.stdout.write(json.dumps([load, memory]) + "\n")
 
 
-def _status(key: str) -> int | None:
-    """A number of ``/proc/self/status``, in bytes; None where there is no such file."""
+def _own_memory(key: str) -> int | None:
+    """In bytes, by a key of ``/proc/self/status``; None where there is no such file."""
     try:
-        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        found = re.search(rf"^{key}:\s*(\d+) kB", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
     except OSError:
         return None
-    return next((int(line.split()[1]) * _KILO for line in lines if line.startswith(key)), None)
+    return 1024 * int(found[1]) if found else None
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 
@@ -34,18 +33,3 @@ def interleave(
         if progress is not None:
             progress(done, rounds)
     return {name: found[_DISCARDED:] for name, found in times.items()}
-
-
-def middle_half(times: list[float]) -> tuple[float, float]:
-    """The quartiles, in seconds: half of the runs lie between.
-
-    >>> middle_half([1.0, 2.0, 3.0, 4.0, 5.0])
-    (2.0, 4.0)
-    """
-    low, _, high = statistics.quantiles(times, n=4, method="inclusive")
-    return low, high
-
-
-def median(times: list[float]) -> float:
-    """The middle one."""
-    return statistics.median(times)

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
+from ceconv_convert.bench.machine import check_threads, provider_named
 from ceconv_convert.bench.measure import Bench, measure
-from ceconv_convert.bench.providers import check_threads, provider_named
 from ceconv_convert.cli.job import BenchJob, Session
 from ceconv_convert.conversion.convert import convert
 from ceconv_convert.errors import BenchError, first_line

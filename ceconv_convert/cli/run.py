@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
 
-from ceconv_convert.bench.bench_table import bench_as_data
 from ceconv_convert.bench.measure import Bench
 from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.load import build_network
@@ -126,7 +126,7 @@ def _write_reports(
             for staged in [staging.staged(output)]
         ],
         hue_circle(session.evidence, found.runs, found.networks),
-        None if bench is None else bench_as_data(bench),
+        None if bench is None else asdict(bench),
     )
     for path in session.job.reports:
         write_report(report, staging.path_for(path))
