@@ -9,13 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ceconv_convert.architectures.registry import recognize
-from ceconv_convert.checkpoint.container import (
-    Weights,
-    describe,
-    find_weights,
-    published_keys,
-    without_prefix,
-)
+from ceconv_convert.checkpoint.container import Weights, describe, find_weights
 from ceconv_convert.checkpoint.state_dict import is_migrated
 from ceconv_convert.errors import (
     FOREIGN_FAILURES,
@@ -78,67 +72,84 @@ def build_network(
             check_skeleton(found)
             check_tensors(found.state_dict(), source.path)
             return unwrapped(found)
-        if isinstance(found, Weights):
-            check_tensors(found.tensors, source.path)
-            if model is None and is_migrated(found.tensors):
-                raise NothingToConvertError(
-                    "its weights are in the form conv3d already: load them into a converted network, or take "
-                    'them back with migrate_checkpoint(…, to="ceconv")'
-                )
-            return _assemble(found.tensors, _factory(model), arguments or {})
+        if found is None:
+            raise UnreadableInputError(f"it holds {describe(source.content)}: neither a module nor weights")
+        check_tensors(found.tensors, source.path)
+        if model is not None:
+            return _with_weights(_built(model, arguments or {}), found.without_prefix())
+        return _recognized(found, arguments or {})
     except NothingToConvertError as error:
         raise NothingToConvertError(f"{source.path}: {error}") from error
     except (UnreadableInputError, SpecError) as error:
         raise UnreadableInputError(f"{source.path}: {error}") from error
+
+
+def build_candidate(source: Source, converted: Mapping[str, nn.Module]) -> nn.Module:
+    """The module in a converted file, or the converted network that its weights fit.
+
+    Args:
+        source: the file.
+        converted: the original in each form; one of them gets the weights.
+
+    Raises:
+        UnreadableInputError: where the weights fit none of them.
+    """
+    found = find_weights(source.content)
+    if not isinstance(found, Weights):
+        return build_network(source)
+    check_tensors(found.tensors, source.path)
+    for state in (found.as_published(), found.without_prefix()):
+        for network in converted.values():
+            if _shapes(network.state_dict()) == _shapes(state):
+                network.load_state_dict(state, assign=True)
+                return network
     raise UnreadableInputError(
-        f"{source.path} holds {describe(source.content)}: neither a module nor weights"
+        f"{source.path}: its weights fit the converted network in none of the forms {', '.join(converted)}"
     )
 
 
-def _factory(model: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Module] | None:
-    if not isinstance(model, str):
-        return model
-    module_name, _, attribute = model.partition(":")
-    if not attribute:
-        raise UnreadableInputError(f"--model takes package.module:factory, found {model!r}")
-    factory = import_from(module_name, attribute, f"--model {model}")
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _recognized(found: Weights, arguments: Mapping[str, Any]) -> nn.Module:
+    if is_migrated(found.tensors):
+        raise NothingToConvertError(
+            "its weights are in the form conv3d already: load them into a converted network, or take "
+            'them back with migrate_checkpoint(…, to="ceconv")'
+        )
+    unknown = sorted(arguments.keys() - {"rotations"})
+    if unknown:
+        raise UnreadableInputError(f"without --model only rotations can be said, found {', '.join(unknown)}")
+    state = found.as_published()
+    # On the meta device: the shapes come from the file, and may claim any amount of memory.
+    return _with_weights(recognize(state, device="meta", **arguments), state)
+
+
+def _built(model: str | Callable[..., nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+    factory: object = model
+    if isinstance(model, str):
+        module_name, _, attribute = model.partition(":")
+        if not attribute:
+            raise UnreadableInputError(f"--model takes package.module:factory, found {model!r}")
+        factory = import_from(module_name, attribute, f"--model {model}")
     if not callable(factory):
         raise UnreadableInputError(f"--model {model} is a {type(factory).__name__}, which builds nothing")
-    return factory
-
-
-def _assemble(
-    tensors: Mapping[str, Tensor],
-    factory: Callable[..., nn.Module] | None,
-    arguments: Mapping[str, Any],
-) -> nn.Module:
-    if factory is None:
-        unknown = sorted(arguments.keys() - {"rotations"})
-        if unknown:
-            raise UnreadableInputError(
-                f"without --model only rotations can be said, found {', '.join(unknown)}"
-            )
-        state = published_keys(tensors)
-        # Shapes may ask for any amount of memory, and the numbers come from the file.
-        model = recognize(state, device="meta", **arguments)
-    else:
-        state = without_prefix(tensors)
-        model = _build(factory, arguments).eval()
     try:
-        # Assigned, not copied: the tensors keep their dtype.
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        lines = " ".join(line.strip() for line in str(error).splitlines())
-        raise UnreadableInputError(f"the weights do not fit a {type(model).__name__}: {lines}") from error
-    return model
-
-
-def _build(factory: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
-    try:
-        model: object = factory(**arguments)
+        network: object = factory(**arguments)
     except FOREIGN_FAILURES as error:
         message = f"the model cannot be built from {dict(arguments)}: {first_line(error)}"
         raise UnreadableInputError(message) from error
-    if not isinstance(model, nn.Module):
-        raise UnreadableInputError(f"the factory gives a {type(model).__name__}, not a module")
-    return model
+    if not isinstance(network, nn.Module):
+        raise UnreadableInputError(f"the factory returns a {type(network).__name__}, not a module")
+    return network.eval()
+
+
+def _with_weights(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """The network with tensors assigned, not copied: they keep their dtype."""
+    try:
+        network.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        lines = " ".join(line.strip() for line in str(error).splitlines())
+        raise UnreadableInputError(f"the weights do not fit a {type(network).__name__}: {lines}") from error
+    return network

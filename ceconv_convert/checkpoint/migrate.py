@@ -4,43 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ceconv_convert.checkpoint.container import (
-    Weights,
-    describe,
-    find_copies,
-    find_weights,
-    own_keys,
-    published_keys,
-    with_item,
-    without_prefix,
-)
-from ceconv_convert.checkpoint.optimizer import carry_all_over
-from ceconv_convert.checkpoint.state_dict import (
-    layers_to_migrate,
-    migrate_state_dict,
-)
+from ceconv_convert.checkpoint.container import Weights, describe, find_copies, find_weights, with_item
+from ceconv_convert.checkpoint.optimizer import carry_optimizers_over
+from ceconv_convert.checkpoint.state_dict import layers_to_migrate, migrate_state_dict
 from ceconv_convert.conversion.read_state_dict import Direction, LayerTensors
-from ceconv_convert.errors import (
-    ConversionError,
-    StateDictError,
-    UnreadableInputError,
-    VerificationError,
-)
+from ceconv_convert.errors import ConversionError, UnreadableInputError, VerificationError
 from ceconv_convert.files import provenance
-from ceconv_convert.files.safetensors_io import (
-    bytes_of,
-    is_safetensors,
-    open_stored,
-    write_stored,
-)
+from ceconv_convert.files.safetensors_io import bytes_of, is_safetensors, open_stored, write_stored
 from ceconv_convert.files.sanity import check_tensors
 from ceconv_convert.files.save import save_object, save_tensors
 from ceconv_convert.files.source import Source, files_of, read_source, sha256_of, unchanged
@@ -50,28 +28,19 @@ from ceconv_convert.files.system import name_of
 
 @dataclass(frozen=True, eq=False)
 class Migrated:
-    """A checkpoint's content in the other form.
+    """A checkpoint in the other form.
 
     Attributes:
         content: the container, or the state dict itself.
-        nest: the keys that lead to the weights.
+        weights: the migrated weights in it.
         layers: of the weights, before the migration.
         notes: a line on each thing that is not simply kept.
     """
 
     content: Mapping[str, Any]
-    nest: tuple[str, ...]
+    weights: Weights
     layers: tuple[LayerTensors, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]:
-        """The migrated weights."""
-        found: Any = self.content
-        for key in self.nest:
-            found = found[key]
-        weights: Mapping[str, Tensor] = found
-        return weights
+    notes: tuple[str, ...]
 
 
 def migrate_checkpoint(
@@ -119,9 +88,7 @@ def migrate_checkpoint(
                 migrated = migrate_content(found, to, hidden)
             except UnreadableInputError as error:
                 raise UnreadableInputError(f"{path}: {error}") from error
-            made = provenance.record(
-                name_of(path), found.sha256, to, map(layer_as_data, migrated.layers), None
-            )
+            made = _record(path, found.sha256, to, migrated.layers)
             notes = save_migrated(migrated, staged, made)
         staging.commit()
     return notes
@@ -148,76 +115,60 @@ def migrate_content(
     if weights is None or not isinstance(content, Mapping):
         raise UnreadableInputError(f"it holds {describe(content)}: no weights")
     check_tensors(weights.tensors, source.path)
-    layers = tuple(layers_to_migrate(weights.tensors, to, _hidden_of(weights, hidden)))
-    migrated: Mapping[str, Any] = content
+    layers = tuple(layers_to_migrate(weights.tensors, to, weights.own_names(hidden)))
+    moved = Weights(migrate_state_dict(weights.tensors, to, hidden=weights.own_names(hidden)), weights.nest)
+    migrated: Any = with_item(content, moved.nest, moved.tensors) if moved.nest else moved.tensors
     notes = []
     for copy in find_copies(content, weights):
+        if copy.nest == weights.nest:
+            continue
         try:
             check_tensors(copy.tensors, source.path)
-            moved_copy = migrate_state_dict(copy.tensors, to, hidden=_hidden_of(copy, hidden))
+            tensors = migrate_state_dict(copy.tensors, to, hidden=copy.own_names(hidden))
+            migrated = with_item(migrated, copy.nest, tensors)
         except ConversionError as error:
-            if copy.nest == weights.nest:
-                raise
             notes.append(f"{'.'.join(copy.nest)}: kept as it is: {error}")
-        else:
-            migrated = with_item(migrated, copy.nest, moved_copy) if copy.nest else moved_copy
-    migrated, on_optimizers = carry_all_over(migrated, weights.tensors, layers, to)
-    return Migrated(migrated, weights.nest, layers, (*notes, *on_optimizers))
+    migrated, on_optimizers = carry_optimizers_over(migrated, weights.tensors, layers, to)
+    return Migrated(migrated, moved, layers, (*notes, *on_optimizers))
 
 
 def save_migrated(migrated: Migrated, path: Path, made: provenance.Record) -> list[str]:
     """Write a migrated checkpoint; a line on each thing that is not simply kept."""
+    nest = migrated.weights.nest
     if is_safetensors(path):
-        save_tensors(migrated.tensors, path, made)
-        others = [str(key) for key in migrated.content if key != migrated.nest[0]] if migrated.nest else []
+        save_tensors(migrated.weights.tensors, path, made)
+        others = [str(key) for key in migrated.content if key != nest[0]] if nest else []
         return [f"{', '.join(others)}: left out, safetensors holds tensors alone"] if others else []
-    save_object(_with_provenance(migrated, made), path)
+    if nest:
+        content = with_item(migrated.content, (provenance.KEY,), made)
+    else:  # where torch keeps the versions of modules
+        content = OrderedDict(migrated.content)
+        metadata = OrderedDict(getattr(migrated.content, "_metadata", {}))
+        metadata[""] = {**metadata.get("", {}), provenance.KEY: made}
+        vars(content)["_metadata"] = metadata
+    save_object(content, path)
     return list(migrated.notes)
 
 
 def check_same(migrated: Migrated, network: nn.Module) -> None:
     """Raise VerificationError where the migrated weights are not, bit by bit, those of ``network``."""
     expected = network.state_dict()
-    for names in (published_keys, without_prefix):
-        found = names(migrated.tensors)
+    for found in (migrated.weights.as_published(), migrated.weights.without_prefix()):
         if found.keys() <= expected.keys():
             different = [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])]
-            if not different:
-                return
-            raise VerificationError(f"the migrated weights differ from the network's: {', '.join(different)}")
+            if different:
+                names = ", ".join(different)
+                raise VerificationError(f"the migrated weights differ from the network's: {names}")
+            return
     raise VerificationError("the migrated weights have other names than the network's")
 
 
-def layer_as_data(layer: LayerTensors) -> dict[str, object]:
-    """A layer of a state dict, for the record."""
-    shape = list(layer.effective_weight().shape)
-    return {"name": layer.name.rstrip("."), "kind": layer.kind, "weight": shape}
-
-
-def _with_provenance(migrated: Migrated, made: provenance.Record) -> Mapping[str, Any]:
-    """In a container under a key; in a bare state dict where torch keeps the versions of modules."""
-    if migrated.nest:
-        return with_item(migrated.content, (provenance.KEY,), made)
-    state = OrderedDict(migrated.content)
-    metadata = OrderedDict(getattr(migrated.content, "_metadata", {}))
-    metadata[""] = {**metadata.get("", {}), provenance.KEY: made}
-    vars(state)["_metadata"] = metadata
-    return state
-
-
-def _hidden_of(weights: Weights, hidden: Collection[str] | None) -> list[str] | None:
-    """Those of ``hidden`` in this state dict, by its own names: it may have a prefix of its own."""
-    if hidden is None:
-        return None
-    names = {}
-    for own, plain in zip(own_keys(weights.tensors), published_keys(weights.tensors), strict=True):
-        if own.split(".")[-1] == "weight":
-            layer = own.removesuffix("weight").rstrip(".")
-            names[layer] = names[plain.removesuffix("weight").rstrip(".")] = layer
-    missing = sorted(set(hidden) - names.keys())
-    if missing:
-        raise StateDictError(f"there are no hidden layers {', '.join(missing)} in the state dict")
-    return [names[name] for name in hidden]
+def _record(path: Path, sha256: str, to: Direction, layers: Iterable[LayerTensors]) -> provenance.Record:
+    rows = []
+    for layer in layers:
+        shape = list(layer.effective_weight().shape)
+        rows.append({"name": layer.name.rstrip("."), "kind": layer.kind, "weight": shape})
+    return provenance.record(name_of(path), sha256, to, rows, None)
 
 
 def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | None) -> None:
@@ -228,20 +179,21 @@ def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | N
             name: tensor.read() if name.endswith("transformation_matrix") else tensor.empty()
             for name, tensor in stored.tensors.items()
         }
-        layers = layers_to_migrate(state, to, _hidden_of(Weights(state), hidden))
-        made = provenance.record(name_of(path), sha256_of(stored.files), to, map(layer_as_data, layers), None)
-        by_weight = {f"{layer.name}weight": layer for layer in layers}
-        for layer in layers:
-            state[f"{layer.name}weight"] = layer.moved(layer.effective_weight(), to)
+        layers = {
+            f"{layer.name}weight": layer
+            for layer in layers_to_migrate(state, to, Weights(state).own_names(hidden))
+        }
+        for name, layer in layers.items():
+            state[name] = layer.moved(layer.effective_weight(), to)
             state.pop(f"{layer.name}pointwise_weight", None)
 
-        def chunks(name: str) -> Iterator[bytes | memoryview]:
-            layer = by_weight.get(name)
-            if layer is None:
-                yield from stored.tensors[name].chunks()
-            else:
-                numbers: Any = {key: stored.tensors[layer.name + key].read() for key in layer.factors}
-                full = replace(layer, **numbers)
-                yield bytes_of(full.moved(full.effective_weight(), to))
+        def chunks(name: str) -> Iterable[bytes | memoryview]:
+            if name not in layers:
+                return stored.tensors[name].chunks()
+            layer = layers[name]
+            numbers: Any = {key: stored.tensors[layer.name + key].read() for key in layer.factors}
+            full = replace(layer, **numbers)
+            return [bytes_of(full.moved(full.effective_weight(), to))]
 
+        made = _record(path, sha256_of(stored.files), to, layers.values())
         write_stored(staged, state, chunks, {**stored.metadata, provenance.KEY: provenance.as_text(made)})

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.checkpoint.candidate import build_candidate
 from ceconv_convert.checkpoint.container import is_checkpoint
+from ceconv_convert.checkpoint.load import build_candidate
 from ceconv_convert.checkpoint.migrate import Migrated, check_same, migrate_content, save_migrated
 from ceconv_convert.cli.job import Candidates, Session
 from ceconv_convert.conversion.convert import replace_layers
