@@ -25,8 +25,7 @@ from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.onnx_files import onnx_files
 from ceconv_convert.verification.evidence import Progress, gather
 from ceconv_convert.verification.judge import judge_module
-from ceconv_convert.verification.plain import verdict_summary
-from ceconv_convert.verification.verdict import Verdict
+from ceconv_convert.verification.verdict import Verdict, verdict_summary
 
 __all__ = [
     "convert",

@@ -14,8 +14,8 @@ from ceconv_convert.kernel.spec import MOST_PADDING, MOST_STRIDE
 from ceconv_convert.verification import memory
 from ceconv_convert.verification import shapes as inputs
 from ceconv_convert.verification.evidence import gather
-from ceconv_convert.verification.layers import random_evidence
-from ceconv_convert.verification.reference import make_reference
+from ceconv_convert.verification.layers import example_on_signs
+from ceconv_convert.verification.reference import make_networks
 from tests.support import small_network
 
 
@@ -73,19 +73,19 @@ def test_a_network_that_asks_for_gigabytes_is_not_run(make, order, shape):
 
 
 def test_a_candidate_is_bounded_too():
-    inputs.check_memory(nn.Linear(3, 4), (7,))  # it does not run, and the verdict says so
+    inputs.failure_on(nn.Linear(3, 4), (7,))  # it does not run, and the verdict says so
     with pytest.raises(
         InputShapeError, match="of shape 3×32×32 the network makes a tensor of shape 2×3×16000×16000"
     ):
-        inputs.check_memory(nn.Upsample(scale_factor=500), (3, 32, 32))
+        inputs.failure_on(nn.Upsample(scale_factor=500), (3, 32, 32))
 
 
 def test_many_tensors_are_too_large_together(monkeypatch):
     monkeypatch.setattr(memory, "_MOST", 2**20)
-    assert inputs.why_not(nn.Sequential(*(nn.ELU() for _ in range(30))), (3, 32, 32)) is None
-    problem = inputs.why_not(nn.Sequential(*(nn.ELU() for _ in range(50))), (3, 32, 32))
-    assert problem is not None
-    assert "makes tensors, 1 MiB, of two images, and at most 1 MiB are taken: give a smaller" in problem
+    assert inputs.failure_on(nn.Sequential(*(nn.ELU() for _ in range(30))), (3, 32, 32)) is None
+    sentence = "makes tensors, 1 MiB, of two images, and at most 1 MiB are taken: give a smaller"
+    with pytest.raises(InputShapeError, match=sentence):
+        inputs.failure_on(nn.Sequential(*(nn.ELU() for _ in range(50))), (3, 32, 32))
 
 
 def test_no_further_shape_is_tried(monkeypatch):
@@ -120,9 +120,8 @@ def test_what_is_too_large_is_not_made(monkeypatch):
                 made.append(found.nbytes)
             return found
 
-    with Watch():
-        problem = inputs.why_not(nn.Upsample(scale_factor=300), (3, 32, 32))
-    assert problem is not None
+    with Watch(), pytest.raises(InputShapeError, match="makes a tensor"):
+        inputs.failure_on(nn.Upsample(scale_factor=300), (3, 32, 32))
     assert max(made) < 100_000
 
 
@@ -130,16 +129,18 @@ def test_the_limit_grows_with_the_input_that_is_given(monkeypatch):
     monkeypatch.setattr(memory, "_LARGEST", 2**20)
     monkeypatch.setattr(memory, "_NUMBERS", 2 * 3 * 32 * 32)
     model = nn.Upsample(scale_factor=6)
-    assert inputs.why_not(model, (3, 32, 32)) is None
-    assert inputs.why_not(model, (3, 96, 96)) is None
-    assert inputs.why_not(nn.Upsample(scale_factor=7), (3, 32, 32)) is not None
+    assert inputs.failure_on(model, (3, 32, 32)) is None
+    assert inputs.failure_on(model, (3, 96, 96)) is None
+    with pytest.raises(InputShapeError, match="makes a tensor"):
+        inputs.failure_on(nn.Upsample(scale_factor=7), (3, 32, 32))
 
 
 def test_the_limit_grows_with_the_weights_that_are_there(monkeypatch):
     monkeypatch.setattr(memory, "_LARGEST", 0)
     monkeypatch.setattr(memory, "_MOST", 0)
-    assert inputs.why_not(nn.Linear(8, 8), (8,)) is None
-    assert inputs.why_not(nn.ReLU(), (8,)) is not None
+    assert inputs.failure_on(nn.Linear(8, 8), (8,)) is None
+    with pytest.raises(InputShapeError, match="makes a tensor"):
+        inputs.failure_on(nn.ReLU(), (8,))
 
 
 def test_a_network_of_the_size_of_the_published_ones_is_run():
@@ -153,10 +154,10 @@ def test_a_network_of_the_size_of_the_published_ones_is_run():
 
 
 def test_networks_of_all_kinds_run_as_before():
-    assert inputs.why_not(small_network(), (3, 32, 32)) is None
-    assert inputs.why_not(nn.LSTM(3, 4), (7, 3)) is None
-    assert inputs.why_not(nn.Sequential(nn.Linear(7, 3), nn.Unflatten(0, (1, -1))), (7,)) is None
-    assert "cannot be multiplied" in str(inputs.why_not(nn.Linear(3, 4), (7,)))
+    assert inputs.failure_on(small_network(), (3, 32, 32)) is None
+    assert inputs.failure_on(nn.LSTM(3, 4), (7, 3)) is None
+    assert inputs.failure_on(nn.Sequential(nn.Linear(7, 3), nn.Unflatten(0, (1, -1))), (7,)) is None
+    assert "cannot be multiplied" in str(inputs.failure_on(nn.Linear(3, 4), (7,)))
 
 
 @pytest.mark.parametrize(
@@ -167,8 +168,8 @@ def test_the_largest_stride_and_padding_cost_little(stride, padding):
     model = nn.Sequential(CEConv2d(1, 3, 3, 4, 3, stride=stride, padding=padding), GroupCosetMaxPool()).eval()
     (row,) = plan(model)
     assert row.refusal is None
-    _, specs = make_reference(model, find_layers(model))
-    seen = random_evidence(model[0], specs["0"], 0, torch.float32, torch.device("cpu"))
+    specs = make_networks(model, find_layers(model)).specs
+    seen = example_on_signs(model[0], specs["0"], 0, torch.zeros(1))
     assert seen.input.numel() + seen.original.numel() < 500_000
 
 

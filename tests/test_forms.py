@@ -15,7 +15,7 @@ from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.color import hue_rotation_matrix
 from ceconv_convert.kernel.spec import LiftingSpec
 from ceconv_convert.layers.ceconv2d import CEConv2d
-from ceconv_convert.verification.verdict import Measure
+from ceconv_convert.verification.tolerance import Measure
 from tests.support import golden_layers, relative
 
 GOLDEN = pytest.mark.parametrize("golden", golden_layers(), ids=lambda golden: golden.name)

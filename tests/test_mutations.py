@@ -197,7 +197,7 @@ def test_layers_of_a_file_are_judged_by_themselves(drowned, tmp_path, form):
 def test_every_layer_of_a_file_is_found(original, tmp_path, form):
     verdict = export_onnx(original, tmp_path / "a.onnx", form=form)
     assert sorted(check.name for check in verdict.layers) == sorted(KINDS.values())
-    assert all(check.measure.strain < 0.5 for check in verdict.layers)
+    assert all(check.random.error_over_tolerance < 0.5 for check in verdict.layers)
 
 
 def test_the_first_of_several_damages_is_named(original, evidence, tmp_path):
@@ -229,10 +229,10 @@ def test_what_is_not_equivariant_by_design_is_said(original, evidence):
     assert verdict.passed
     assert [symmetry.reason for symmetry in verdict.symmetries][:3] == [None, None, None]
     assert "it is not invariant by design" in verdict.symmetries[-1].reason
-    assert evidence.turn == "its lifting layers have matrices of their own"
+    assert evidence.hue_rotation == "its lifting layers have matrices of their own"
     torch.manual_seed(0)
     learned = nn.Sequential(CEConv2d(1, 3, 3, 4, 3, learnable=True), GroupCosetMaxPool())
-    assert "matrix is learned" in gather(learned).turn
+    assert "matrix is learned" in gather(learned).hue_rotation
     uneven = nn.Sequential(CEConv2d(1, 4, 3, 4, 3), CEConv2d(4, 3, 4, 4, 3))
     symmetries = verify(uneven, convert(uneven)).symmetries
     assert symmetries[0].reason is None

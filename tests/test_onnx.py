@@ -25,8 +25,8 @@ from ceconv_convert.onnx.passes.choose import Choice
 from ceconv_convert.onnx.runtime import OnnxRunner
 from ceconv_convert.surgery import wrapper_prefix
 from ceconv_convert.verification.evidence import gather
-from ceconv_convert.verification.steps import Step
-from ceconv_convert.verification.walk import Walk
+from ceconv_convert.verification.reference import Example, Networks
+from ceconv_convert.verification.trace import Recording, Step, Trace
 from tests.support import golden_layers, relative, small_network
 
 EVERY_FORM = pytest.mark.parametrize("form", FORMS)
@@ -267,10 +267,10 @@ def test_a_wrapped_network_is_exported_without_its_wrapper(tmp_path, wrap):
 
 def test_names_are_those_inside_the_wrappers_and_no_others():
     """A step ``2.0`` is not the layer ``0`` that took up a norm."""
-    steps = [Step(name, 0, torch.ones(1), torch.ones(1), ()) for name in ("module.0", "module.2.0")]
-    exact = {step.key: step.output for step in steps}
-    walk = Walk(torch.ones(1), steps, exact, frozenset(), "module.")
-    checks = walk.compare_values([torch.zeros(1)], folded={"0"})
+    steps = [Step(name, 0, torch.ones(1), ()) for name in ("module.0", "module.2.0")]
+    network, recording = nn.DataParallel(nn.Identity()), Recording(steps=steps)
+    example = Example(torch.ones(1), (), (), Networks(network, network, {}))
+    checks = Trace(example, recording, recording, []).compare_values([torch.zeros(1)], folded={"0"})
     assert [check.problem for check in checks] == [None, "nothing in it has these features"]
 
 

@@ -158,10 +158,10 @@ def test_the_users_inputs_are_fed_one_by_one_to_a_file_of_batch_one(tmp_path, la
     suited = evidence.fitting((1, 3, None, None))
     assert [len(x) for x in suited.data] == [1] * 6
     assert torch.equal(torch.cat(suited.data), torch.cat(evidence.data))
-    for x, found in zip(suited.inputs, suited.original, strict=True):
-        assert torch.equal(found[0], model(x))
+    for example in (*suited.random, *suited.user):
+        assert torch.equal(example.original[0], model(example.input))
     assert evidence.fitting((7, 3, None, None)) is evidence
-    assert evidence.fitting((None, 3, 32, 32)).data is evidence.data
+    assert evidence.fitting((None, 3, 32, 32)).user is evidence.user
     assert evidence.fitting((None, 3, 40, 36)).data == ()
 
 

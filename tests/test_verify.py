@@ -10,15 +10,14 @@ from ceconv_convert import CEConv2d, GroupCosetMaxPool, convert, verify
 from ceconv_convert.conversion.find import find_layers
 from ceconv_convert.errors import InputShapeError, VerificationError
 from ceconv_convert.forms.table import FORMS
-from ceconv_convert.verification.distance import distance, largest
 from ceconv_convert.verification.evidence import gather
 from ceconv_convert.verification.judge import judge, judge_module
-from ceconv_convert.verification.reference import make_reference
-from ceconv_convert.verification.sensitivity import Sensitivity
+from ceconv_convert.verification.outputs import distance, largest
+from ceconv_convert.verification.reference import Example, Networks, make_networks
+from ceconv_convert.verification.sensitivity import output_sensitivity
 from ceconv_convert.verification.shapes import other_size, random_input
-from ceconv_convert.verification.steps import Step
-from ceconv_convert.verification.verdict import FLOOR, MULTIPLE, Measure, pool
-from ceconv_convert.verification.walk import Walk
+from ceconv_convert.verification.tolerance import ARITHMETIC_EPS, MULTIPLE, Measure, pool
+from ceconv_convert.verification.trace import Recording, Step, Trace
 from tests import foreign
 from tests.support import golden_layers, relative, same_state, small_network
 
@@ -42,9 +41,9 @@ def test_a_right_conversion_passes(form, dtype):
 @pytest.mark.parametrize("golden", golden_layers(), ids=lambda golden: golden.name)
 def test_the_reference_is_the_published_layer_in_float64(golden):
     layer = golden.layer()
-    reference, layers = make_reference(layer, find_layers(layer))
-    assert list(layers) == [""]
-    assert relative(reference(golden.input.double()), golden.output_float64) <= 1e-12
+    networks = make_networks(layer, find_layers(layer))
+    assert list(networks.specs) == [""]
+    assert relative(networks.reference(golden.input.double()), golden.output_float64) <= 1e-12
 
 
 def test_a_strangers_network_passes():
@@ -256,7 +255,7 @@ def test_progress_runs_to_its_end():
 
 def test_tolerance_is_what_it_says():
     measure = Measure(1e-5, 1e-6, 2.0, torch.float32)
-    assert measure.tolerance == MULTIPLE * 1e-6 + (FLOOR + 1) * 2.0 * torch.finfo(torch.float32).eps
+    assert measure.tolerance == MULTIPLE * 1e-6 + (ARITHMETIC_EPS + 1) * 2.0 * torch.finfo(torch.float32).eps
     assert measure.problem == "its error 1.0e-05 is above the tolerance 8.1e-06"
     assert Measure(7e-6, 1e-6, 2.0, torch.float32).problem is None
     assert Measure(1e-9, 0.0, 0.0, torch.float32).problem is not None
@@ -438,7 +437,7 @@ def test_a_normalization_of_nearly_constant_features_rounds_their_mean(norm):
     """They are far from 0 and hardly differ: what rounds their mean moves all that is left of them."""
     module, eps = norm().double().eval().requires_grad_(False), torch.finfo(torch.float32).eps
     x = 8 + 1e-2 * torch.randn(1, 6, 9, 9, generator=torch.Generator().manual_seed(0)).double()
-    (moved,) = Sensitivity(module, [], eps).outputs(x, [module(x)])
+    (moved,) = output_sensitivity(module, x, (module(x),), eps)
     assert eps * 8 / 2e-2 < moved < 0.1
 
 
@@ -446,9 +445,9 @@ def test_a_normalization_of_nearly_constant_features_rounds_their_mean(norm):
 def test_roundings_move_an_output_about_as_far_as_its_own_error(seed):
     model = small_network(seed=seed)
     evidence = gather(model)
-    for x, found, exact in zip(evidence.inputs, evidence.original, evidence.exact, strict=True):
-        (moved,) = evidence.sensitivity.outputs(x, exact)
-        assert distance(found[0], exact[0]) / 2 < moved < 1e-5 * largest(exact[0])
+    for example in evidence.random:
+        (moved,), (exact,) = example.sensitivity, example.exact
+        assert distance(example.original[0], exact) / 2 < moved < 1e-5 * largest(exact)
 
 
 def test_a_step_is_not_taken_for_a_neighbour_that_a_sample_cannot_tell_apart():
@@ -456,10 +455,13 @@ def test_a_step_is_not_taken_for_a_neighbour_that_a_sample_cannot_tell_apart():
     before = torch.randn(1, 1, 100, 100, generator=torch.Generator().manual_seed(0)).clamp(-2, 2).double()
     before[0, 0, 3, 1] = 2.5
     after = before.clamp(-2, 2)
-    step = Step("clamp", 0, before.float(), after.float(), ())
-    walk = Walk(torch.ones(1), [step], {step.key: after}, frozenset())
+    original, reference = (
+        Recording(steps=[Step("clamp", 0, after.to(dtype), ())]) for dtype in (torch.float32, torch.float64)
+    )
+    networks = Networks(nn.Identity(), nn.Identity(), {})
+    trace = Trace(Example(before.float(), (), (), networks), original, reference, [])
     for values in ([before, after], [after, before]):
-        (check,) = walk.compare_values([value.float() for value in values])
+        (check,) = trace.compare_values([value.float() for value in values])
         assert check.problem is None
-    (check,) = walk.compare_values([before.float()])
+    (check,) = trace.compare_values([before.float()])
     assert check.problem is not None

@@ -22,8 +22,7 @@ from ceconv_convert.bench.timing import interleave
 from ceconv_convert.errors import BenchError, first_line
 from ceconv_convert.onnx.onnx_files import onnx_files
 from ceconv_convert.onnx.runtime import OnnxRunner
-from ceconv_convert.verification.distance import distance, largest
-from ceconv_convert.verification.running import Outputs, flatten
+from ceconv_convert.verification.outputs import Outputs, distance, flatten, largest
 from ceconv_convert.verification.shapes import as_text
 
 Progress = Callable[[int, int], None]

@@ -18,9 +18,8 @@ from ceconv_convert.forms.table import AUTO
 from ceconv_convert.onnx.deliver import chosen_row
 from ceconv_convert.onnx.export import DEFAULT_OPSET, Exported
 from ceconv_convert.verification.evidence import Evidence
-from ceconv_convert.verification.plain import verdict_summary
-from ceconv_convert.verification.running import Outputs, run_module
-from ceconv_convert.verification.verdict import Verdict
+from ceconv_convert.verification.outputs import Outputs, run_module
+from ceconv_convert.verification.verdict import Verdict, verdict_summary
 
 _DEFAULT = "conv3d"
 

@@ -29,9 +29,8 @@ from ceconv_convert.report.write import write_report
 from ceconv_convert.user_inputs.read import read_inputs
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.hue_sweep import hue_circle
-from ceconv_convert.verification.plain import verdict_in_full
 from ceconv_convert.verification.shapes import as_text
-from ceconv_convert.verification.verdict import Verdict, verdict_as_line
+from ceconv_convert.verification.verdict import Verdict, verdict_as_line, verdict_in_full
 
 
 def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:

@@ -30,8 +30,8 @@ from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.surgery import copy_model
 from ceconv_convert.verification.evidence import gather
 from ceconv_convert.verification.judge import judge_module
-from ceconv_convert.verification.running import Outputs
-from ceconv_convert.verification.shapes import check_memory
+from ceconv_convert.verification.outputs import Outputs
+from ceconv_convert.verification.shapes import failure_on
 from ceconv_convert.verification.verdict import Verdict
 
 
@@ -170,7 +170,7 @@ def verify_only(session: Session, staging: Staging, terminal: Terminal) -> tuple
                 for form in FORMS.values()
             },
         ).eval()
-        check_memory(network, session.evidence.shape)
+        failure_on(network, session.evidence.shape)
     with terminal.progress(f"judging {name}") as progress:
         verdict = judge_module(session.evidence, network, name, progress=progress)
     found.add(name, network)

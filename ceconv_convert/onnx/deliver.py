@@ -112,11 +112,14 @@ def _wrong_axes(evidence: Evidence, assumptions: Sequence[Assumption], path: Pat
             continue
         found = violations(assumption, _sizes((1, *evidence.shape)), assumptions)
         shapes = ((s["batch"], *evidence.shape[:-2], s["height"], s["width"]) for s in found)
-        shape = next((shape for shape in shapes if fits(shape, run.shape) and evidence.runs_at(shape)), None)
-        if shape is None:
+        examples = (evidence.example_at(shape) for shape in shapes if fits(shape, run.shape))
+        example = next(filter(None, examples), None)
+        if example is None:
             continue
+        shape = tuple(example.input.shape)
         tried.append(shape)
-        problem = judge(evidence.at(shape), run, name_of(path)).problem
+        there = replace(evidence, random=(example,), user=(), labels=None)
+        problem = judge(there, run, name_of(path)).problem
         if problem is not None:
             reason = f"it is wrong unless {assumption}: at {as_text(shape)} {problem}"
             return {"batch" if axis == "batch" else "size": reason for axis in assumption.axes}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,12 +15,13 @@ from ceconv_convert.kernel.rotation_major import from_rotation_major, split_plan
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.onnx.boundaries import Boundary, boundaries_of
 from ceconv_convert.onnx.runtime import OnnxRunner, check_dtype, inner_values
+from ceconv_convert.verification.equivariance import HueRotation
 from ceconv_convert.verification.evidence import Evidence, Progress
-from ceconv_convert.verification.judge import judge, symmetries_of
-from ceconv_convert.verification.layers import alone_evidence, check_alone
-from ceconv_convert.verification.probe_input import magnitude_for, signs
-from ceconv_convert.verification.shapes import Shape, fits, odd_sizes
-from ceconv_convert.verification.symmetry import Turn
+from ceconv_convert.verification.judge import judge
+from ceconv_convert.verification.layers import check_alone, layer_example, magnitude_for, signs
+from ceconv_convert.verification.reference import Example
+from ceconv_convert.verification.shapes import fits, odd_sizes
+from ceconv_convert.verification.trace import Recording
 from ceconv_convert.verification.verdict import LayerCheck, Verdict
 
 _LARGE_BATCH = 9
@@ -44,19 +46,21 @@ def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = No
     run = OnnxRunner(path)
     evidence = _with_fitting_inputs(evidence, run.shape)
     boundaries = boundaries_of(run.texts)
-    values = inner_values(path, evidence.walk.input)
-    steps = evidence.walk.compare_values(
+    values = inner_values(path, evidence.trace.input)
+    steps = evidence.trace.compare_values(
         [value for value in values.values() if value.dtype.is_floating_point and value.numel()],
         folded={boundary.layer for boundary in boundaries if boundary.norms},
     )
-    values[run.input] = evidence.walk.input.cpu()
+    values[run.input] = evidence.trace.input.cpu()
+    rotation = evidence.hue_rotation
+    symmetries = rotation.compare(lambda x: Recording(run(x))) if isinstance(rotation, HueRotation) else []
     return judge(
         evidence,
         run,
         f"{name_of(path)} in ONNX Runtime",
         layers=_check_layers(evidence, path, boundaries, values),
         steps=steps,
-        symmetries=symmetries_of(evidence.turn, run) if isinstance(evidence.turn, Turn) else [],
+        symmetries=symmetries,
         progress=progress,
     )
 
@@ -65,36 +69,37 @@ def _with_fitting_inputs(evidence: Evidence, declared: Sequence[int | None]) -> 
     """The evidence on inputs that a file takes, of odd sizes and a larger batch too."""
     small, larger = odd_sizes(evidence.shape)
     single, many = ([(count, *size) for size in small] for count in (1, _LARGE_BATCH))
-    further: list[Shape] = []
+    further: list[Example] = []
     for shapes in (single, [(1, *size) for size in larger], [*many, (_LARGE_BATCH, *evidence.shape)]):
         fitting = (shape for shape in shapes if fits(shape, declared))
-        further += itertools.islice(filter(evidence.runs_at, fitting), 1)
-    return evidence.fitting(declared).elsewhere(further)
+        further += itertools.islice(filter(None, map(evidence.example_at, fitting)), 1)
+    evidence = evidence.fitting(declared)
+    return replace(evidence, random=(*evidence.random, *further))
 
 
 def _check_layers(
     evidence: Evidence, path: Path, boundaries: Sequence[Boundary[str]], values: Mapping[str, Tensor]
 ) -> list[LayerCheck]:
     """Every layer that the file tells apart, by itself, on signs; layers of one input are fed the same."""
-    prefix, x = evidence.walk.prefix, evidence.walk.input
-    modules = dict(evidence.network.named_modules(remove_duplicate=False))
+    prefix, x = evidence.trace.prefix, evidence.trace.input
+    modules = dict(evidence.networks.original.named_modules(remove_duplicate=False))
     known = [boundary for boundary in boundaries if _is_known(boundary, evidence, modules, values)]
     magnitudes: dict[str, float] = {}
     for boundary in known:
-        magnitude = magnitude_for(evidence.specs[prefix + boundary.layer], x.dtype)
+        magnitude = magnitude_for(evidence.networks.specs[prefix + boundary.layer], x.dtype)
         magnitudes[boundary.input] = max(magnitudes.get(boundary.input, 1.0), magnitude)
     features: dict[str, Tensor] = {}
     fed: dict[str, Tensor] = {}
     for boundary in known:
-        shape = _input_features(values, boundary, evidence.specs[prefix + boundary.layer]).shape
+        shape = _input_features(values, boundary, evidence.networks.specs[prefix + boundary.layer]).shape
         features[boundary.input] = signs(shape, len(features), magnitudes[boundary.input], x.dtype)
         fed[boundary.input] = _as_in_file(features[boundary.input], values[boundary.input], boundary.major_in)
     outputs = inner_values(path, x, [boundary.output for boundary in known], fed) if known else {}
     checks = []
     for boundary in known:
         name, magnitude = prefix + boundary.layer, magnitudes[boundary.input]
-        spec, alone = evidence.specs[name], features[boundary.input].to(x.device)
-        seen = alone_evidence(modules[name], spec, _norms(boundary, modules, prefix), alone, magnitude)
+        spec, alone = evidence.networks.specs[name], features[boundary.input].to(x.device)
+        seen = layer_example(modules[name], spec, alone, _norms(boundary, modules, prefix), magnitude)
         checks.append(check_alone(name, _output_features(outputs, boundary, spec), seen))
     return checks
 
@@ -106,8 +111,8 @@ def _is_known(
     values: Mapping[str, Tensor],
 ) -> bool:
     """Whether the original has that layer and its norms, and the values are of its shapes."""
-    spec = evidence.specs.get(evidence.walk.prefix + boundary.layer)
-    if spec is None or len(_norms(boundary, modules, evidence.walk.prefix)) < len(boundary.norms):
+    spec = evidence.networks.specs.get(evidence.trace.prefix + boundary.layer)
+    if spec is None or len(_norms(boundary, modules, evidence.trace.prefix)) < len(boundary.norms):
         return False
     try:
         _input_features(values, boundary, spec)

@@ -1,13 +1,17 @@
-"""One layer by itself: on a random input, and on what it sees inside the network.
+"""One layer by itself: on random signs, and on what it sees inside the network.
 
-Judged channel by channel, each against the roundings that its own sums can have: a channel of small weights
-is held to small errors.
+Judged channel by channel, each against the rounding that its own sums can have: a channel of small weights is
+held to small errors.
+
+With x = ± a everywhere the absolute products behind an output add up to a · Σ |w| + |b|, channel by channel.
+A kernel whose products are far below its bias would be lost in the rounding of that; a makes them alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,79 +21,104 @@ from ceconv_convert.errors import FOREIGN_FAILURES, first_line
 from ceconv_convert.kernel.batch_norm import scale_and_shift, scaled
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.verification.distance import distance, distances, largest
-from ceconv_convert.verification.probe_input import magnitude_for, reach_of, signs
+from ceconv_convert.verification.outputs import distance, distances, largest, mismatch
 from ceconv_convert.verification.shapes import as_text
-from ceconv_convert.verification.verdict import LayerCheck, Measure, floor
+from ceconv_convert.verification.tolerance import Measure, relative_tolerance
+from ceconv_convert.verification.verdict import LayerCheck
 
-_STORED = 4
 _LONG_STRIDE = 32
 """A layer is judged on two steps of strides up to here, on one of strides twice as long."""
-_LAYER_BOUND = 2**10
-"""An original layer this many roundings from its closed form computes something else."""
+_STORED_EPS = 4
+"""Largest error of an original layer that is judged, in eps of the storage dtype, …"""
+_ARITHMETIC_EPS = 2**10
+"""… plus so many eps of the arithmetic, relative to the largest output."""
 
 
 @dataclass(frozen=True, eq=False)
-class LayerEvidence:
-    """One input of a layer, with what the original and its closed form make of it.
+class LayerExample:
+    """One input of a layer, with the outputs of the original and of its closed form.
 
     Attributes:
         input: in the network's dtype.
         original: ``[B, O, N_out, H, W]``.
         exact: likewise, in float64.
-        reach: ``[O]``, the largest sum of absolute products behind an output of each channel.
+        sums_of_products: ``[O]``, the largest sum of absolute products behind an output of each channel.
     """
 
     input: Tensor
     original: Tensor
     exact: Tensor
-    reach: Tensor
+    sums_of_products: Tensor
 
 
-def random_evidence(
-    layer: nn.Module, spec: KernelSpec, seed: int, dtype: torch.dtype, device: torch.device
-) -> LayerEvidence:
-    """A layer on random signs, a few pixels more than its kernel, and its stride where that is usual."""
+def signs(shape: Sequence[int], seed: int, magnitude: float, dtype: torch.dtype) -> Tensor:
+    """± ``magnitude``, seeded."""
+    random = torch.randint(0, 2, tuple(shape), generator=torch.Generator().manual_seed(seed))
+    return ((2 * random - 1) * magnitude).to(dtype)
+
+
+def magnitude_for(spec: KernelSpec, dtype: torch.dtype) -> float:
+    """A power of two, at least 1: with it the products of every channel's kernel add up to its bias, or more.
+
+    Bounded so that sums stay far from overflow in ``dtype``.
+
+    >>> from ceconv_convert.kernel.spec import CyclicSpec
+    >>> weight, bias = torch.ones(1, 1, 3, 1, 1), torch.tensor([12.0])
+    >>> magnitude_for(CyclicSpec(weight, bias, 3, (1, 1), ((0, 0), (0, 0))), torch.float32)
+    4.0
+    """
+    products = spec.weight.abs().flatten(1).sum(1)  # [O]
+    there = products > 0
+    if spec.bias is None or not bool(there.any()):
+        return 1.0
+    wanted = float((spec.bias.abs()[there] / products[there]).max())
+    most = math.sqrt(torch.finfo(dtype).max) / float(products.max())
+    return 2.0 ** max(0, math.ceil(math.log2(max(1.0, min(wanted, most)))))
+
+
+def example_on_signs(layer: nn.Module, spec: KernelSpec, seed: int, like: Tensor) -> LayerExample:
+    """A layer on signs, a few pixels more than its kernel and its stride, in the dtype of ``like``."""
     rows, columns = spec.kernel_size
     down, right = (min(stride, _LONG_STRIDE) for stride in spec.stride)
     size = (rows + 2 * down + 3, columns + 2 * right + 4)
-    magnitude = magnitude_for(spec, dtype)
-    x = signs(spec.input_shape(2, size), seed, magnitude, dtype).to(device)
-    return alone_evidence(layer, spec, (), x, magnitude)
+    magnitude = magnitude_for(spec, like.dtype)
+    x = signs(spec.input_shape(2, size), seed, magnitude, like.dtype).to(like.device)
+    return layer_example(layer, spec, x, magnitude=magnitude)
 
 
-def evidence_on(layer: nn.Module, spec: KernelSpec, x: Tensor) -> LayerEvidence:
-    """A layer on an input that is given. The forward pass alone: a hook is no part of what is converted."""
-    with torch.no_grad():
-        absolute = spec.map(torch.abs)
-        reach = evaluate(absolute, x.double().abs()).flatten(2).amax((0, 2))
-        return LayerEvidence(x, layer.forward(x.clone()), evaluate(spec, x.double()), reach.cpu())
-
-
-def alone_evidence(
-    layer: nn.Module, spec: KernelSpec, norms: Sequence[tuple[_BatchNorm, bool]], x: Tensor, magnitude: float
-) -> LayerEvidence:
-    """A layer, with the norms that it took up, on signs.
+def layer_example(
+    layer: nn.Module,
+    spec: KernelSpec,
+    x: Tensor,
+    norms: Sequence[tuple[_BatchNorm, bool]] = (),
+    magnitude: float | None = None,
+) -> LayerExample:
+    """A layer of the original on ``x``, by its forward pass alone: hooks are no part of what is converted.
 
     Args:
         layer: the original's.
         spec: what it computes, in float64.
-        norms: batch norms in order, each with whether it shifts.
-        x: ``signs`` of ``magnitude``.
-        magnitude: of ``x``.
+        x: its input.
+        norms: batch norms with statistics that follow and are part of the layer, each with whether it shifts.
+        magnitude: of ``x``, where that is signs.
     """
     with torch.no_grad():
         original, exact = layer.forward(x.clone()), spec
         for norm, shifts in norms:
-            scale, shift = _norm_as_scale(norm)
-            exact = scaled(exact, scale.double(), shift.double() if shifts else None)
+            scale, shift = _scale_and_shift(norm)
+            exact = scaled(exact, scale, shift if shifts else None)
             original = original * scale.view(-1, 1, 1, 1).to(x.dtype)
             original = original + shift.view(-1, 1, 1, 1).to(x.dtype) if shifts else original
-        return LayerEvidence(x, original, evaluate(exact, x.double()), reach_of(exact, magnitude))
+        absolute, largest_input = exact.map(torch.abs), x.double().abs()
+        if magnitude is not None:  # all windows without zeros are alike
+            absolute = replace(absolute, padding=((0, 0), (0, 0)))
+            shape = spec.input_shape(1, spec.kernel_size)
+            largest_input = torch.full(shape, magnitude, dtype=spec.dtype, device=spec.weight.device)
+        sums = evaluate(absolute, largest_input).flatten(2).amax((0, 2)).cpu()
+        return LayerExample(x, original, evaluate(exact, x.double()), sums)
 
 
-def _norm_as_scale(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """The scale and shift of a batch norm in eval mode, ``[C]`` each, in float64."""
+def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     if norm.running_var is None or norm.running_mean is None:
         raise ValueError("a batch norm without statistics is none in eval mode")
     variance = norm.running_var.double()
@@ -99,76 +128,46 @@ def _norm_as_scale(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def check_layer(
-    name: str, layer: nn.Module, on_random: LayerEvidence, on_real: tuple[LayerEvidence, ...]
+    name: str, run: Callable[[Tensor], Tensor], on_signs: LayerExample, *real: LayerExample
 ) -> LayerCheck:
-    """A converted layer against its evidence."""
+    """A converted layer against the original, on signs and on what it sees inside the network."""
     measures: list[Measure] = []
-    for seen in (on_random, *on_real):
-        outcome = _check(layer, seen)
-        if isinstance(outcome, str):
-            return LayerCheck(name, measures[0] if measures else None, outcome)
-        measures.append(outcome)
-        if outcome.problem is not None:
+    problem = None
+    for example in (on_signs, *real):
+        measure = _measure(run, example)
+        if isinstance(measure, str):
+            return LayerCheck(name, measures[0] if measures else None, measure)
+        measures.append(measure)
+        problem = measure.problem
+        if problem is not None:
             break
-    worst = max(measures[1:], key=lambda measure: measure.strain, default=None)
-    problem = next((measure.problem for measure in measures if measure.problem), None)
+    worst = max(measures[1:], key=lambda measure: measure.error_over_tolerance, default=None)
     return LayerCheck(name, measures[0], problem, worst)
 
 
-def check_alone(name: str, found: Tensor, seen: LayerEvidence) -> LayerCheck:
-    """What a layer of a file gives when it is run by itself, against the evidence on what it was fed."""
-    outcome = _far_original(seen) or _compared(found, seen)
-    if isinstance(outcome, str):
-        return LayerCheck(name, None, outcome)
-    return LayerCheck(name, outcome, outcome.problem)
+def check_alone(name: str, found: Tensor, example: LayerExample) -> LayerCheck:
+    """The output ``found`` of a layer of a file that ran by itself on the input of ``example``."""
+    return check_layer(name, lambda _: found, example)
 
 
-def _check(layer: nn.Module, seen: LayerEvidence) -> Measure | str:
-    far = _far_original(seen)
-    if far is not None:
-        return far
+def _measure(run: Callable[[Tensor], Tensor], example: LayerExample) -> Measure | str:
+    """The measure of the channel that comes closest to its tolerance, or why there is none."""
+    exact, dtype = example.exact, example.input.dtype
+    own = distance(example.original, exact)
+    bound = relative_tolerance(dtype, _ARITHMETIC_EPS, stored=_STORED_EPS) * largest(exact)
+    if not own <= max(bound, relative_tolerance(dtype) * float(example.sums_of_products.max())):
+        # It would widen the tolerance until anything passes.
+        return f"the original is {own:.1e} from its own closed form"
     try:
         with torch.no_grad():
-            found = layer.forward(seen.input.clone())
+            found = run(example.input.clone())
     except FOREIGN_FAILURES as failure:
-        return f"it does not run on {as_text(tuple(seen.input.shape))}: {first_line(failure)}"
-    return _compared(found, seen)
-
-
-def _far_original(seen: LayerEvidence) -> str | None:
-    """Why nothing can be judged by the original: it would widen the tolerance until anything passes."""
-    own = distance(seen.original, seen.exact)
-    bound = floor(seen.input.dtype, _LAYER_BOUND, stored=_STORED) * largest(seen.exact)
-    if own <= max(bound, floor(seen.input.dtype) * float(seen.reach.max())):
-        return None
-    return f"the original is {own:.1e} from its own closed form"
-
-
-def _compared(found: Tensor, seen: LayerEvidence) -> Measure | str:
-    """The measure of the channel that comes closest to its tolerance, or why none can be taken."""
-    problem = mismatch(found, seen.original, seen.exact)
+        return f"it does not run on {as_text(tuple(example.input.shape))}: {first_line(failure)}"
+    problem = mismatch(found, example.original, exact)
     if problem is not None:
         return problem
-    errors, originals, scales = (
-        tensor.flatten(2).amax((0, 2)).tolist()
-        for tensor in (
-            distances(found, seen.exact),
-            distances(seen.original, seen.exact),
-            seen.exact.abs().cpu(),
-        )
-    )
-    channels = zip(errors, originals, scales, seen.reach.tolist(), strict=True)
-    measures = [Measure(e, o, s, found.dtype, reach) for e, o, s, reach in channels]
-    return max(measures, key=lambda measure: measure.strain)
-
-
-def mismatch(found: Tensor, wanted: Tensor, truth: Tensor) -> str | None:
-    """What keeps two outputs from being compared by number; None where nothing does."""
-    if found.shape != wanted.shape:
-        return f"it gives shape {as_text(tuple(found.shape))}, the original {as_text(tuple(wanted.shape))}"
-    if found.dtype != wanted.dtype:
-        return f"it gives {found.dtype}, the original {wanted.dtype}"
-    for tensor, whose in ((truth, "the reference"), (wanted, "the original"), (found, "it")):
-        if not bool(torch.isfinite(tensor).all()):
-            return f"{whose} gives NaN or Inf"
-    return None
+    columns = (distances(found, exact), distances(example.original, exact), exact.abs())
+    errors, originals, scales = (column.flatten(2).amax((0, 2)).tolist() for column in columns)
+    channels = zip(errors, originals, scales, example.sums_of_products.tolist(), strict=True)
+    measures = [Measure(error, own, scale, found.dtype, sum_) for error, own, scale, sum_ in channels]
+    return max(measures, key=lambda measure: measure.error_over_tolerance)

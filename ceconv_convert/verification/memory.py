@@ -1,8 +1,7 @@
-"""How much memory a network takes, found out before each operator takes it.
+"""How much memory a network takes, known before each operator takes it.
 
-A file of a few bytes can ask for any amount: an upsampling by 500, a padding of 5000. While the network
-runs, every operator is first asked on the meta device, where tensors have shapes and no numbers, what it
-would make.
+A file of a few bytes can demand any amount: an upsampling by 500, a padding of 5000. While the network runs,
+every operator runs first on the meta device, where tensors have shapes and no numbers.
 """
 
 from __future__ import annotations
@@ -22,25 +21,21 @@ _LARGEST = 2**28
 _MOST = 2**33
 """Bytes of all tensors that one run makes: half as many again as there."""
 _NUMBERS = 2 * 3 * 224 * 224
-"""Whoever says a larger input asks for more."""
+"""Inputs of more numbers may take more memory, in proportion."""
 _EXPANDED = 100
-"""Layers expand their weights once for each rotation: what the file really holds is taken so many times."""
+"""Layers expand their weights once a rotation: the bytes of the network's own tensors, so many times, too."""
 
 
 class TooLargeError(InputShapeError):
-    """What a network makes out of an input takes too much memory."""
+    """A network takes too much memory on an input."""
 
 
 class BoundedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, an operator that would take too much memory is an error instead.
+    """While active, an operator that would take too much memory raises TooLargeError instead.
 
     Args:
-        x: what the network runs on; 256 MiB a tensor and 8 GiB in all are taken for it, and for more numbers
-            than two images of 3×224×224 have, more in proportion.
+        x: the network's input.
         held: bytes of the network's own tensors.
-
-    Raises:
-        TooLargeError: for a larger tensor, or more of them.
     """
 
     def __init__(self, x: Tensor, held: int) -> None:
@@ -53,42 +48,40 @@ class BoundedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run an operator, if what it makes is small enough."""
+        """Run an operator, if its results are small enough."""
         options = dict(kwargs or {})
-        for made in _made_by(func, args, options):
+        for made in _results_on_meta(func, args, options):
             size = made.untyped_storage().nbytes()
             self._made += size
-            if size > self._largest:
-                shape = "×".join(map(str, made.shape))
-                raise TooLargeError(_too_large(f"a tensor of shape {shape}", size, self._largest))
-            if self._made > self._most:
-                raise TooLargeError(_too_large("tensors", self._made, self._most))
+            _check(f"a tensor of shape {'×'.join(map(str, made.shape))}", size, self._largest)
+            _check("tensors", self._made, self._most)
         return func(*args, **options)
 
 
-def _too_large(what: str, size: int, most: float) -> str:
-    return (
-        f"makes {what}, {size / 2**20:.0f} MiB, of two images, and at most {most / 2**20:.0f} MiB are taken: "
-        "give a smaller --input-shape"
-    )
+def _check(what: str, size: int, most: float) -> None:
+    if size > most:
+        raise TooLargeError(
+            f"makes {what}, {size / 2**20:.0f} MiB, of two images, and at most {most / 2**20:.0f} MiB are "
+            "taken: give a smaller --input-shape"
+        )
 
 
-def _made_by(func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> list[Tensor]:
-    """What an operator would make, as meta tensors; nothing where it does not say without numbers."""
+def _results_on_meta(func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> list[Tensor]:
+    """The new tensors that an operator would make; none where that depends on numbers."""
+
+    def on_meta(tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
     try:
-        args, options = tree_map_only(Tensor, _without_numbers, (args, options))
+        args, options = tree_map_only(Tensor, on_meta, (args, options))
         if any(argument.name == "device" for argument in func._schema.arguments):
             options["device"] = "meta"
-        given = {_place(leaf) for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)}
-        found = tree_leaves(func(*args, **options))
+        old = {_storage(leaf) for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)}
+        results = tree_leaves(func(*args, **options))
     except FOREIGN_FAILURES:
         return []
-    return [leaf for leaf in found if isinstance(leaf, Tensor) and _place(leaf) not in given]
+    return [leaf for leaf in results if isinstance(leaf, Tensor) and _storage(leaf) not in old]
 
 
-def _without_numbers(tensor: Tensor) -> Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-
-
-def _place(tensor: Tensor) -> object:
+def _storage(tensor: Tensor) -> object:
     return tensor.untyped_storage()._cdata

@@ -1,8 +1,8 @@
-"""How far roundings inside a network may move what it gives.
+"""How far rounding inside a network may move what it computes.
 
 An output may be far smaller than the features behind it: in the mean of a normalized image nearly everything
-cancels. Roundings are relative to the features, and another order of summation gives others. In the float64
-reference, every operator's result y is moved as a rounding that does not average out would move it:
+cancels. Rounding is relative to the features, and another order of summation rounds otherwise. In the float64
+reference, every operator's result y is moved as rounding that does not average out would move it:
 
     y + eps · max |y| · s, with random signs s, one for each image and channel
 
@@ -13,17 +13,15 @@ What the outputs move by is an error that the original could have had.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from ceconv_convert.verification.distance import distance, largest
-from ceconv_convert.verification.running import run_module
-from ceconv_convert.verification.steps import StepKey, record
+from ceconv_convert.verification.outputs import Outputs, distance, largest, run_module
 
 _NORMALIZATIONS = {
     torch.ops.aten.native_batch_norm.default: 1,
@@ -33,8 +31,11 @@ _NORMALIZATIONS = {
 """Operators that may take statistics from their input, with the position of γ; else 1/σ is empty."""
 
 
-class _Rounding(TorchDispatchMode):
-    """Every new floating-point result with a batch is moved; views and changes in place are not."""
+class Rounding(TorchDispatchMode):
+    """While active, every new floating-point result with a batch is moved by ``eps`` of its largest value.
+
+    Views and changes in place are not.
+    """
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -65,28 +66,10 @@ class _Rounding(TorchDispatchMode):
         return y + self._eps * (largest(y) + within) * signs.to(y.device, y.dtype)
 
 
-class Sensitivity:
-    """How far outputs and features move; computed when somebody asks, which takes another reference pass.
-
-    Args:
-        reference: the network in float64.
-        names: its steps.
-        eps: one rounding of the network's dtype.
-    """
-
-    def __init__(self, reference: nn.Module, names: Collection[str], eps: float) -> None:
-        self._reference = reference
-        self.names = names
-        self._eps = eps
-
-    def outputs(self, x: Tensor, exact: Sequence[Tensor]) -> list[float]:
-        """How far each output on ``x`` moves from what it is exactly."""
-        with _Rounding(self._eps):
-            moved = run_module(self._reference, x.double())
-        return [distance(output, truth) for output, truth in zip(moved, exact, strict=False)]
-
-    def steps(self, x: Tensor, exact: Mapping[StepKey, Tensor]) -> dict[StepKey, float]:
-        """How far the features after each step on ``x`` move from what they are exactly."""
-        with _Rounding(self._eps):
-            steps = record(self._reference, x.double(), self.names)
-        return {step.key: distance(step.output, exact[step.key]) for step in steps if step.key in exact}
+def output_sensitivity(
+    reference: Callable[[Tensor], object], x: Tensor, exact: Outputs, eps: float
+) -> list[float]:
+    """How far rounding by ``eps`` moves each output from ``exact``."""
+    with Rounding(eps):
+        moved = run_module(reference, x.double())
+    return [distance(found, truth) for found, truth in zip(moved, exact, strict=False)]

@@ -1,9 +1,9 @@
-"""Inputs to judge by: shapes that the network runs on, and seeded random numbers."""
+"""Input shapes that a network runs on, and seeded random inputs of them."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,50 +15,48 @@ from ceconv_convert.verification.memory import BoundedMemory, TooLargeError
 USUAL_SIZES = (32, 28, 64, 224)
 """Image sizes tried, in this order, where none is given."""
 BATCHES = (1, 2, 5)
-"""Batch sizes judged."""
-_BATCH = 32
-"""Of the user's inputs."""
-
+"""Batch sizes of the random inputs."""
+_USER_BATCH = 32
 _COLORS = 3
 _IMAGE, _FEATURES = 3, 4
-"""Numbers of a shape."""
+"""Dimensions of one input."""
 
 Shape = tuple[int, ...]
 """Without the batch: channels, height, width; for a network of features rotations before the height."""
 
 
 def find_shape(model: nn.Module, given: Shape | None, first: KernelSpec | None) -> Shape:
-    """An input shape on which ``model`` runs: the one given, or the first usual one that does.
+    """An input shape on which ``model`` runs: the given one, or the first usual one that does.
 
     Args:
         model: in eval mode.
-        given: what the user said; a batch of 1 before it is taken off.
+        given: by the user; a batch of 1 is removed from it.
         first: the network's first color-equivariant layer; where it is a hidden one, it may take features.
 
     Raises:
         InputShapeError: where the network runs on none of them, or takes too much memory.
     """
-    given = None if given is None else without_batch(given, first)
-    shapes = [given] if given is not None else list(_usual_shapes(first))
-    first_problem = ""
-    for shape in shapes:
-        try:
-            _run(model, shape)
-        except TooLargeError:
-            raise  # on a larger shape it takes more
-        except FOREIGN_FAILURES as error:
-            first_problem = first_problem or first_line(error)
-        else:
-            return shape
     if given is not None:
-        order = "; channels come first, as in 3,224,224" if given[-1] == _COLORS != given[0] else ""
+        shape = without_batch(given, first)
+        problem = failure_on(model, shape)
+        if problem is None:
+            return shape
+        order = "; channels come first, as in 3,224,224" if shape[-1] == _COLORS != shape[0] else ""
         raise InputShapeError(
-            f"the network does not run on inputs of shape {as_text(given)}: {first_problem}{order}"
+            f"the network does not run on inputs of shape {as_text(shape)}: {problem}{order}"
         )
-    tried = ", ".join(as_text(shape) for shape in shapes)
+    usual: list[Shape] = [(_COLORS, size, size) for size in USUAL_SIZES]
+    if first is not None and not isinstance(first, LiftingSpec):
+        usual += [(first.in_channels, first.in_rotations, size, size) for size in USUAL_SIZES]
+    problems = []
+    for shape in usual:
+        problem = failure_on(model, shape)
+        if problem is None:
+            return shape
+        problems.append(problem)
     raise InputShapeError(
-        f"the network runs on none of the usual input shapes ({tried}): "
-        f"say which with --input-shape; the first answered: {first_problem}"
+        f"the network runs on none of the usual input shapes ({', '.join(map(as_text, usual))}): "
+        f"say which with --input-shape; the first answered: {problems[0]}"
     )
 
 
@@ -85,10 +83,10 @@ def without_batch(given: Sequence[int], first: KernelSpec | None) -> Shape:
         )
     # A network that is converted already does not tell what it begins with.
     images = shape[:-2] == (1, _COLORS) if first is None else isinstance(first, LiftingSpec)
-    whole = _IMAGE if images else _FEATURES
-    if len(shape) <= whole:
+    dimensions = _IMAGE if images else _FEATURES
+    if len(shape) <= dimensions:
         return shape
-    if len(shape) == whole + 1 and shape[0] == 1:
+    if len(shape) == dimensions + 1 and shape[0] == 1:
         return shape[1:]
     if images and first is not None and shape[:2] == (first.in_channels, first.in_rotations):
         return shape  # features of one rotation
@@ -119,52 +117,40 @@ def odd_sizes(shape: Shape) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
     (((3, 33, 39), (3, 113, 115)), ((3, 65, 71), (3, 225, 227)))
     """
     *rest, rows, columns = shape
-    half, larger = (rows // 2, columns // 2 + 2), (rows + 1, columns + 3)
-    small, medium = (min(half[0], 32), min(half[1], 38)), (min(larger[0], 65), min(larger[1], 71))
+    half, larger = (rows // 2 | 1, (columns // 2 + 2) | 1), ((rows + 1) | 1, (columns + 3) | 1)
+    small, medium = (min(half[0], 33), min(half[1], 39)), (min(larger[0], 65), min(larger[1], 71))
     first, second = (
-        tuple(dict.fromkeys((*rest, height | 1, width | 1) for height, width in sizes))
-        for sizes in ((small, half), (medium, larger))
+        dict.fromkeys((*rest, *size) for size in sizes) for sizes in ((small, half), (medium, larger))
     )
-    return first, second
+    return tuple(first), tuple(second)
 
 
 def fits(shape: Sequence[int], declared: Sequence[int | None]) -> bool:
-    """Whether an input of ``shape`` may be fed where ``declared`` is asked for; None is a dynamic axis."""
+    """Whether a file with an input of shape ``declared`` takes one of ``shape``; None is a dynamic axis."""
     pairs = zip(shape, declared, strict=False)
     return len(shape) == len(declared) and all(axis in (None, size) for size, axis in pairs)
 
 
-def why_not(model: nn.Module, shape: Shape) -> str | None:
-    """None where ``model`` runs on two images of zeros, in bounded memory; else what it says."""
+def failure_on(model: nn.Module, shape: Shape) -> str | None:
+    """Why ``model`` does not run on two inputs of zeros; None where it does.
+
+    Raises:
+        TooLargeError: where it would take too much memory.
+    """
+    held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     try:
-        _run(model, shape)
+        x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
+        with torch.no_grad(), BoundedMemory(x, held):
+            model(x)
+    except TooLargeError as error:
+        raise TooLargeError(f"on inputs of shape {as_text(shape)} the network {error}") from error
     except FOREIGN_FAILURES as error:
         return first_line(error)
     return None
 
 
-def check_memory(model: nn.Module, shape: Shape) -> None:
-    """Raise InputShapeError where ``model`` would take too much memory on ``shape``, if it runs at all."""
-    try:
-        _run(model, shape)
-    except TooLargeError:
-        raise
-    except FOREIGN_FAILURES:
-        return
-
-
-def _run(model: nn.Module, shape: Shape) -> None:
-    x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
-    held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    try:
-        with torch.no_grad(), BoundedMemory(x, held):
-            model(x)
-    except TooLargeError as error:
-        raise TooLargeError(f"on inputs of shape {as_text(shape)} the network {error}") from error
-
-
 def random_input(shape: Shape, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Standard normal numbers, the same on every device, as normalised images have."""
+    """Standard normal numbers, the same on every device, as normalized images have."""
     numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return numbers.to(dtype).to(device)
 
@@ -175,7 +161,7 @@ def in_batches(data: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[
     Raises:
         UnreadableInputError: where they are beyond its dtype.
     """
-    batches = torch.split(data.to(device, dtype), _BATCH)
+    batches = torch.split(data.to(device, dtype), _USER_BATCH)
     if not all(bool(torch.isfinite(batch).all()) for batch in batches):
         raise UnreadableInputError(
             f"inputs reach {float(data.abs().max()):.1e}, which {dtype}, the network's, does not hold"
@@ -197,11 +183,3 @@ def device_of(model: nn.Module) -> torch.device:
 def as_text(shape: Shape) -> str:
     """``(3, 28, 28)`` as people write it: 3×28×28."""
     return "×".join(map(str, shape))
-
-
-def _usual_shapes(first: KernelSpec | None) -> Iterator[Shape]:
-    for size in USUAL_SIZES:
-        yield (3, size, size)
-    if first is not None and not isinstance(first, LiftingSpec):
-        for size in USUAL_SIZES:
-            yield (first.in_channels, first.in_rotations, size, size)
