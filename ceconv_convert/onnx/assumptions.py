@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sympy
 import torch
@@ -39,11 +40,17 @@ class Assumption:
 
     def holds(self, sizes: Sizes) -> bool:
         """Whether the program is right at these sizes, as far as this condition goes."""
-        numbers = {symbol: sympy.Integer(sizes[str(symbol)]) for symbol in self.condition.free_symbols}
-        return self.condition.xreplace(numbers) is not sympy.false  # three times as fast as subs
+        numbers = ((symbol, sizes[str(symbol)]) for symbol in self.condition.free_symbols)
+        return _holds(self.condition, frozenset(numbers))
 
     def __str__(self) -> str:
         return str(self.condition)
+
+
+@lru_cache(maxsize=2**14)  # violations asks for the same sizes again and again
+def _holds(condition: sympy.Basic, numbers: frozenset[tuple[sympy.Symbol, int]]) -> bool:
+    replaced = condition.xreplace({symbol: sympy.Integer(number) for symbol, number in numbers})
+    return replaced is not sympy.false  # what cannot be evaluated holds
 
 
 def assumptions_of(program: torch.export.ExportedProgram, axes: Mapping[int, str]) -> list[Assumption]:
