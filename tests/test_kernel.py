@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.circular import as_cyclic, to_circular, unroll, wrap
 from ceconv_convert.kernel.closed_form import evaluate
-from ceconv_convert.kernel.color import acts_as, color_order, hue_rotation_matrix, matrix_powers
+from ceconv_convert.kernel.color import color_order, hue_rotation_matrix, matrix_powers, order_of_powers
 from ceconv_convert.kernel.cyclic_fourier import products_of, transform_of
 from ceconv_convert.kernel.expand import expand
 from ceconv_convert.kernel.spec import CyclicSpec, LiftingSpec, normalize_padding, normalize_pair
@@ -143,9 +143,9 @@ def test_powers_keep_their_dtype_and_the_gradient():
 def test_color_cycle_in_every_dtype(dtype):
     matrix = hue_rotation_matrix(3, dtype)
     assert color_order(matrix) == "cycle"
-    assert acts_as(matrix, "cycle", 3)
+    assert order_of_powers(matrix, 3) == "cycle"
     assert color_order(matrix.T.contiguous()) == "other"
-    assert not acts_as(matrix + 32 * torch.finfo(dtype).eps, "cycle", 3)
+    assert order_of_powers(matrix + 32 * torch.finfo(dtype).eps, 3) != "cycle"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -156,9 +156,9 @@ def test_few_digits_are_no_excuse_to_drop_a_matrix(dtype):
 def test_a_matrix_rounded_to_float32_is_ordered_alike_and_not_the_same_in_float64():
     matrix = (hue_rotation_matrix(3) + 1e-7).double()
     assert color_order(matrix) == color_order(matrix.float()) == "cycle"
-    assert acts_as(matrix.float(), "cycle", 3)
-    assert not acts_as(matrix, "cycle", 3)
-    assert not acts_as(matrix.float() + 2e-7, "cycle", 12)  # its 11th power is 11 times as far off
+    assert order_of_powers(matrix.float(), 3) == "cycle"
+    assert order_of_powers(matrix, 3) != "cycle"
+    assert order_of_powers(matrix.float() + 2e-7, 12) != "cycle"  # its 11th power is 11 times as far off
 
 
 def test_a_lifting_layer_with_another_matrix_is_not_cyclic():
@@ -197,12 +197,12 @@ SPEC = CyclicSpec(torch.ones(2, 3, 4, 3, 3), torch.ones(2), 4, (1, 1), ((0, 0), 
     [
         ({"weight": torch.ones(2, 3, 3, 3)}, "found \\[2, 3, 3, 3\\]"),
         ({"weight": torch.ones(2, 3, 4, 3, 3, dtype=torch.int32)}, "floating point"),
-        ({"out_rotations": 0}, "rotations are 1 to 360"),
-        ({"out_rotations": 10**7}, "rotations are 1 to 360"),
+        ({"out_rotations": 0}, "rotations in and out are 1 to 360"),
+        ({"out_rotations": 10**7}, "rotations in and out are 1 to 360"),
         ({"bias": torch.ones(3)}, "shape \\[2\\], found \\[3\\]"),
-        ({"stride": (0, 1)}, "stride is at least 1"),
-        ({"padding": ((0, 0), (-1, 0))}, "padding at least 0"),
-        ({"padding": ((1, -1), (0, 0))}, "padding at least 0"),
+        ({"stride": (0, 1)}, "stride is 1 to 1024"),
+        ({"padding": ((0, 0), (-1, 0))}, "padding is 0 to 32"),
+        ({"padding": ((1, -1), (0, 0))}, "padding is 0 to 32"),
     ],
 )
 def test_specs_that_do_not_fit_together(changes, sentence):

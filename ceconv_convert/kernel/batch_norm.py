@@ -18,7 +18,7 @@ from ceconv_convert.kernel.spec import KernelSpec
 def scale_and_shift(
     gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """S and t, ``[C]`` each, from γ, β, μ and the variance, ``[C]`` each.
+    """The scale s and shift t, ``[C]`` each, from γ, β, μ and the variance, ``[C]`` each.
 
     >>> one = torch.ones(1)
     >>> scale_and_shift(2 * one, 3 * one, one, 4 * one, 0.0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ceconv_convert.kernel.color import ColorOrder, acts_as, color_order
+from ceconv_convert.kernel.color import ColorOrder, color_order, order_of_powers
 from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec, LiftingSpec
 
 
@@ -21,7 +21,7 @@ def left_padding(rotations: int) -> int:
 
 
 def to_circular(weight: Tensor) -> Tensor:
-    """W → v: ``[O, I, N, kh, kw]`` rolled by p along the rotations.
+    """The circular kernel v of w, ``[O, I, N, kh, kw]``: rolled by p along the rotations.
 
     >>> to_circular(torch.arange(3).view(1, 1, 3, 1, 1)).flatten().tolist()
     [2, 0, 1]
@@ -30,7 +30,7 @@ def to_circular(weight: Tensor) -> Tensor:
 
 
 def from_circular(weight: Tensor) -> Tensor:
-    """V → w, the inverse of ``to_circular``."""
+    """The kernel w of v, the inverse of ``to_circular``."""
     return weight.roll(-left_padding(weight.shape[2]), dims=2)
 
 
@@ -58,8 +58,8 @@ def unroll(y: Tensor, out_rotations: int) -> Tensor:
     rotations = y.shape[2]
     if out_rotations <= rotations:
         return y
-    turns, rest = divmod(out_rotations, rotations)
-    return torch.cat([y] * turns + ([y[:, :, :rest]] if rest else []), dim=2)
+    times, rest = divmod(out_rotations, rotations)
+    return torch.cat([y] * times + ([y[:, :, :rest]] if rest else []), dim=2)
 
 
 def as_cyclic(spec: KernelSpec) -> CyclicSpec | None:
@@ -68,18 +68,18 @@ def as_cyclic(spec: KernelSpec) -> CyclicSpec | None:
     A lifting layer is cyclic over its three colors where its matrix permutes them, and trivially, over one
     rotation, where its matrix leaves them alone or does not see three.
     """
-    if not isinstance(spec, LiftingSpec):
-        return CyclicSpec(spec.weight, spec.bias, spec.out_rotations, spec.stride, spec.padding)
-    order, weight = color_order(spec.matrix), spec.weight
-    if spec.in_channels == 3 and not acts_as(spec.matrix, order, spec.out_rotations):
-        return None
-    if spec.in_channels == 3 and order == "cycle":
-        weight = weight.transpose(1, 2)  # [O, 1, 3, kh, kw]: the colors are the rotations
+    weight = spec.weight
+    if isinstance(spec, LiftingSpec) and spec.in_channels == 3:
+        order = order_of_powers(spec.matrix, spec.out_rotations)
+        if order == "other":
+            return None
+        if order == "cycle":
+            weight = weight.transpose(1, 2)  # [O, 1, 3, kh, kw]: the colors are the rotations
     return CyclicSpec(weight, spec.bias, spec.out_rotations, spec.stride, spec.padding)
 
 
 def conv3d_weight(spec: KernelSpec) -> Tensor:
-    """The weight of the layer as a Conv3d; cyclic: ``[O, I, N, kh, kw]``, rolled."""
+    """The weight of the layer as a Conv3d: rolled ``[O, I, N, kh, kw]``; else see below."""
     if isinstance(spec, LiftingSpec):
         return lifting_conv3d_weight(spec.weight, color_order(spec.matrix))
     return to_circular(spec.weight)

@@ -18,7 +18,7 @@ from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 
 
 def evaluate(spec: KernelSpec, x: Tensor) -> Tensor:
-    """``[B, I, N_in, H, W]``, or the same as planes ``[B, I·N_in, H, W]``, → ``[B, O, N_out, H', W']``.
+    """``[B, I, N_in, H, W]``, or planes ``[B, I·N_in, H, W]``, → ``[B, O, N_out, H', W']``.
 
     Computes in the dtype of ``x`` and the spec, which are the same.
     """

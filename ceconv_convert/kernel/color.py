@@ -1,6 +1,6 @@
 """Color matrices of lifting layers.
 
-A hue rotation turns RGB by θ about the grey axis u = (1, 1, 1)/√3 (Rodrigues):
+A hue rotation rotates RGB by θ about the grey axis u = (1, 1, 1)/√3 (Rodrigues):
 ``M(θ) = cos θ · 1 + (1 - cos θ) · u uᵀ + sin θ · [u]×``. For θ = 120° it sends R to G, G to B and B to R.
 Lengyel et al., "Color Equivariant Convolutional Networks", NeurIPS 2023, section 3.2.
 """
@@ -16,8 +16,8 @@ from torch import Tensor
 from ceconv_convert.errors import SpecError
 
 ColorOrder = Literal["same", "cycle", "other"]
-_ORDERS: dict[ColorOrder, int] = {"same": 0, "cycle": 1}
-"""Permutations of the colors, as a roll of the identity's rows."""
+"""How a matrix moves the colors: not at all, R → G → B → R, or in another way."""
+_EPS = torch.finfo(torch.float32).eps
 
 
 def hue_rotation_matrix(rotations: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -55,33 +55,35 @@ def matrix_powers(matrix: Tensor, count: int) -> Tensor:
     return torch.stack(powers).to(matrix.dtype)
 
 
-def color_order(matrix: Tensor) -> ColorOrder:
+def color_order(matrix: Tensor, tolerance: float = 4 * _EPS) -> ColorOrder:
     """How the colors lie in the Conv3d weight of a lifting layer with this matrix.
 
-    ``cycle`` where it permutes R → G → B → R, ``same`` where it leaves colors alone, else ``other``: up to
-    four roundings of float32, in every dtype, so that casting a state dict does not change how it is read.
+    The tolerance is the same for every dtype, so that casting a state dict does not change how it is read.
 
     >>> [color_order(hue_rotation_matrix(n)) for n in (1, 3, 4)]
     ['same', 'cycle', 'other']
     """
-    found = (order for order in _ORDERS if _distance(matrix, order) <= 4 * torch.finfo(torch.float32).eps)
-    return next(found, "other")
+    exact = matrix.detach().cpu().to(torch.float64)
+    identity = torch.eye(3, dtype=torch.float64)
+    orders: dict[ColorOrder, Tensor] = {"same": identity, "cycle": identity.roll(1, dims=0)}
+    for order, permutation in orders.items():
+        if (exact - permutation).abs().max() <= tolerance:
+            return order
+    return "other"
 
 
-def acts_as(matrix: Tensor, order: ColorOrder, rotations: int) -> bool:
-    """Whether the powers of ``matrix`` may be taken for those of ``order``, up to roundings of its dtype.
+def order_of_powers(matrix: Tensor, rotations: int) -> ColorOrder:
+    """The order whose powers those of ``matrix`` are, up to rounding: M⁰ … M^(rotations-1).
 
-    Such a lifting layer is a cyclic layer over its colors, or over nothing. Powers multiply the difference.
+    A lifting layer with ``same`` or ``cycle`` is a cyclic layer over nothing, or over its colors.
     """
-    if order == "other":
-        return False
     # Zeros and ones are exact in every dtype: few digits are no excuse to take another matrix for this one.
-    eps = min(torch.finfo(matrix.dtype).eps, torch.finfo(torch.float32).eps)
-    return max(2, rotations - 1) * _distance(matrix, order) <= 3 * eps
+    eps = min(torch.finfo(matrix.dtype).eps, _EPS)
+    return color_order(matrix, 3 * eps / max(2, rotations - 1))  # powers multiply the difference
 
 
 def rotations_of(matrix: Tensor, most: int = 64) -> int | None:
-    """N where ``matrix`` turns colors by 360°/N about some axis, N ≤ ``most``; else None.
+    """N where ``matrix`` rotates colors by 360°/N about some axis, N ≤ ``most``; else None.
 
     A rotation by θ has trace 1 + 2 cos θ, and its N-th power is the identity: learned matrices have neither.
     None, too, where a dtype of few digits leaves several N possible.
@@ -91,17 +93,12 @@ def rotations_of(matrix: Tensor, most: int = 64) -> int | None:
     """
     exact = matrix.detach().cpu().to(torch.float64)
     tolerance = 16 * torch.finfo(matrix.dtype).eps
-    power = torch.eye(3, dtype=torch.float64)
+    power = identity = torch.eye(3, dtype=torch.float64)
     found = []
     for rotations in range(1, most + 1):
         power = power @ exact
-        returns = bool((power - torch.eye(3, dtype=torch.float64)).abs().max() <= rotations * tolerance)
+        returns = bool((power - identity).abs().max() <= rotations * tolerance)
         angle = 2 * math.pi / rotations
         if returns and abs(float(exact.trace()) - 1 - 2 * math.cos(angle)) <= 3 * tolerance:
             found.append(rotations)
     return found[0] if len(found) == 1 else None
-
-
-def _distance(matrix: Tensor, order: ColorOrder) -> float:
-    exact = torch.eye(3, dtype=torch.float64).roll(_ORDERS[order], dims=0)
-    return float((matrix.detach().cpu().to(torch.float64) - exact).abs().max())

@@ -1,4 +1,4 @@
-"""The kernel spec: the one vocabulary between those who read layers and those who write them."""
+"""The kernel spec: what a layer computes, as readers find it and forms write it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from torch import Tensor
 from ceconv_convert.errors import SpecError, shown
 
 MOST_ROTATIONS = 360
-"""A degree of hue each; past that a number is damage, and the memory to expand it is not to be had."""
+"""A degree of hue each; a larger number is damage, and would take too much memory."""
 MOST_STRIDE, MOST_PADDING = 1024, 32
-"""Of rows and columns. Zeros are computed like an image; a larger kernel may have as many as its own size."""
-_DIMENSIONS = 5
+"""Of rows and columns; a larger kernel may have as much padding as its own size."""
 _LARGEST = 10**100
 _MOST_EXPANDED = 2**10
-"""Numbers of a product for each of its factors, as a kernel of 32×32 has: few could ask for any amount."""
+"""Numbers of a product for each number of its factors, as a kernel of 32×32 has; more is damage."""
 
 SpecT = TypeVar("SpecT", bound="KernelSpec")
 Pair = tuple[int, int]
@@ -29,16 +28,15 @@ Padding = tuple[Pair, Pair]
 
 @dataclass(frozen=True, eq=False)
 class KernelSpec:
-    """What a color-equivariant layer computes, whoever wrote it down: a ``LiftingSpec`` or a ``CyclicSpec``.
+    """What a color-equivariant layer computes: a ``LiftingSpec`` or a ``CyclicSpec``.
 
     Shapes: B batch, I and O channels in and out, N_in and N_out rotations, kh × kw the kernel.
 
     Attributes:
         weight: the effective weight, ``[O, I, D, kh, kw]``; a separable layer's factors are multiplied.
         bias: ``[O]`` or None.
-        out_rotations: N_out.
         stride: rows, columns.
-        padding: zeros around the image, ``((top, bottom), (left, right))``.
+        kind: the layer's in the words of the paper.
 
     Whether a tensor ``requires_grad`` is part of the spec: converted layers keep it.
 
@@ -52,7 +50,6 @@ class KernelSpec:
     stride: Pair
     padding: Padding
     kind: ClassVar[str]
-    """In the words of the paper."""
 
     def __post_init__(self) -> None:
         if self.weight.dim() != 5:
@@ -61,51 +58,38 @@ class KernelSpec:
             raise SpecError(f"weights are floating point, found {self.weight.dtype}")
         rotations = (self.in_rotations, self.out_rotations)
         if not all(1 <= count <= MOST_ROTATIONS for count in rotations):
-            raise SpecError(
-                f"rotations are 1 to {MOST_ROTATIONS}, found {rotations[0]} in and {rotations[1]} out"
-            )
+            raise SpecError(f"rotations in and out are 1 to {MOST_ROTATIONS}, found {rotations}")
         if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
-            raise SpecError(
-                f"the bias has one number a channel, shape [{self.weight.shape[0]}], "
-                f"found {list(self.bias.shape)}"
-            )
+            raise SpecError(f"a bias has shape [{self.out_channels}], found {list(self.bias.shape)}")
+        if not 1 <= min(self.stride) <= max(self.stride) <= MOST_STRIDE:
+            raise SpecError(f"a stride is 1 to {MOST_STRIDE}, found {self.stride}")
         zeros = [count for side in self.padding for count in side]
         most = max(MOST_PADDING, *self.kernel_size)
-        if not (
-            1 <= min(self.stride) <= max(self.stride) <= MOST_STRIDE and 0 <= min(zeros) <= max(zeros) <= most
-        ):
-            raise SpecError(
-                f"stride is at least 1 and padding at least 0, and they are at most {MOST_STRIDE} and "
-                f"{most}, found {self.stride} and {self.padding}"
-            )
+        if not 0 <= min(zeros) <= max(zeros) <= most:
+            raise SpecError(f"padding is 0 to {most}, found {self.padding}")
 
     @property
     def in_rotations(self) -> int:
-        """N_in."""
-        raise NotImplementedError
+        return self.weight.shape[2]  # 1 of a lifting layer
 
     @property
     def out_channels(self) -> int:
-        """O."""
         return self.weight.shape[0]
 
     @property
     def in_channels(self) -> int:
-        """I."""
         return self.weight.shape[1]
 
     @property
     def kernel_size(self) -> Pair:
-        """(kh, kw)."""
         return (self.weight.shape[3], self.weight.shape[4])
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weight's dtype; the layer computes in it."""
         return self.weight.dtype
 
     def input_shape(self, batch: int, size: Sequence[int]) -> tuple[int, ...]:
-        """Of an input with height and width ``size``."""
+        """Of an input with height and width ``size``: what the layer's forward pass takes."""
         raise NotImplementedError
 
     def out_size(self, size: Sequence[int]) -> Pair:
@@ -141,18 +125,9 @@ class LiftingSpec(KernelSpec):
         if self.matrix.shape != (3, 3):
             raise SpecError(f"a color matrix has shape [3, 3], found {list(self.matrix.shape)}")
         if self.in_channels != 3 and self.out_rotations > 1:
-            raise SpecError(
-                f"a lifting layer to {self.out_rotations} rotations sees 3 color channels, "
-                f"found in_channels={self.in_channels}"
-            )
-
-    @property
-    def in_rotations(self) -> int:
-        """1."""
-        return 1
+            raise SpecError(f"a lifting layer sees 3 color channels, found in_channels={self.in_channels}")
 
     def input_shape(self, batch: int, size: Sequence[int]) -> tuple[int, ...]:
-        """``(B, I, H, W)``."""
         return (batch, self.in_channels, *size)
 
 
@@ -165,13 +140,7 @@ class CyclicSpec(KernelSpec):
 
     kind = "hidden"
 
-    @property
-    def in_rotations(self) -> int:
-        """N_in."""
-        return self.weight.shape[2]
-
     def input_shape(self, batch: int, size: Sequence[int]) -> tuple[int, ...]:
-        """``(B, I, N_in, H, W)``."""
         return (batch, self.in_channels, self.in_rotations, *size)
 
 
@@ -194,7 +163,7 @@ def normalize_pair(value: int | tuple[int, ...] | list[int]) -> Pair:
 
 
 def is_number(value: object) -> TypeGuard[int]:
-    """Whether a value is an int that can be computed with and printed; bools count nothing."""
+    """Whether a value is an int that can be computed with and printed, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
@@ -231,9 +200,8 @@ def factors_problem(spatial: Sequence[int], pointwise: Sequence[int]) -> str | N
     True
     """
     found = f"found {list(spatial)} and {list(pointwise)}"
-    if len(spatial) != _DIMENSIONS or len(pointwise) != _DIMENSIONS or tuple(pointwise[3:]) != (1, 1):
-        return f"they have the shapes [O, I, 1, kh, kw] and [O, I, N, 1, 1], {found}"
-    if spatial[0] != pointwise[0] or spatial[1] not in (1, pointwise[1]) or spatial[2] != 1:
+    fits = len(spatial) == len(pointwise) == 5 and tuple(pointwise[3:]) == (1, 1) and spatial[2] == 1
+    if not fits or spatial[0] != pointwise[0] or spatial[1] not in (1, pointwise[1]):
         return f"they have the shapes [O, I, 1, kh, kw] and [O, I, N, 1, 1] for the same O and I, {found}"
     numbers = math.prod(pointwise) * spatial[3] * spatial[4]
     if numbers > _MOST_EXPANDED * (math.prod(spatial) + math.prod(pointwise)):
