@@ -9,9 +9,6 @@ class ConversionError(Exception):
     The message is one sentence that says what was found, where, and what to do.
     """
 
-    exit_code = 2
-    """Of the command line."""
-
 
 class SpecError(ConversionError, ValueError):
     """Arguments that describe no color-equivariant layer."""
@@ -24,17 +21,13 @@ class UnreadableInputError(ConversionError):
 class NothingToConvertError(ConversionError):
     """A model without a color-equivariant layer left to convert."""
 
-    exit_code = 3
-
 
 class RefusedLayerError(ConversionError):
-    """A layer that looks color-equivariant and cannot be converted exactly."""
-
-    exit_code = 3
+    """A layer that looks color-equivariant and is not one that can be converted exactly."""
 
 
 class StateDictError(ConversionError):
-    """A state dict whose keys do not say, or do not agree on, which layers its tensors belong to."""
+    """A state dict whose keys do not say what they belong to, or say two things."""
 
 
 class InputShapeError(ConversionError):
@@ -42,13 +35,11 @@ class InputShapeError(ConversionError):
 
 
 class VerificationError(ConversionError):
-    """A conversion that could not be checked, or failed its check."""
-
-    exit_code = 1
+    """A conversion that could not be checked, or one that failed its check."""
 
 
 class ExportError(ConversionError):
-    """A network that cannot be expressed in ONNX, or not in the requested opset."""
+    """A network that ONNX cannot express, or not with the opset asked for."""
 
 
 class OutputError(ConversionError):
@@ -60,15 +51,17 @@ class BenchError(ConversionError):
 
 
 FOREIGN_FAILURES = (Exception, SystemExit)
-"""What code that is not ours may raise: anything.
+"""What somebody else's code may raise: anything.
 
-Caught only around calls into such code: a network's constructor, forward pass, ``__deepcopy__`` and import.
+For calls into such code alone: a network's constructor, forward pass and ``__deepcopy__``, a module's import.
 """
+
+
 _LONGEST = 72
 
 
 def first_line(error: BaseException) -> str:
-    r"""The first line of an error's message, or its class where the message is empty.
+    r"""The first line of what somebody else's error says, or its name where it says nothing.
 
     >>> first_line(ValueError("no such thing\nat line 5")), first_line(KeyError())
     ('no such thing', 'KeyError')
@@ -78,13 +71,13 @@ def first_line(error: BaseException) -> str:
 
 
 def shown(value: object) -> str:
-    """A value from a file, shortened for an error message.
+    """What a file says instead of what it should, in few words.
 
     >>> shown(1.5), shown(10**5000), len(shown(list(range(99))))
     ('1.5', 'of type int', 72)
     """
     try:
         text = repr(value)
-    except FOREIGN_FAILURES:  # a class of the user's, or a number of too many digits
+    except FOREIGN_FAILURES:  # of a class of the user's, or a number of too many digits
         return f"of type {type(value).__name__}"
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

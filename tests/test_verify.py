@@ -12,11 +12,9 @@ from ceconv_convert.errors import InputShapeError, VerificationError
 from ceconv_convert.forms.table import FORMS
 from ceconv_convert.verification.evidence import gather
 from ceconv_convert.verification.judge import judge, judge_module
-from ceconv_convert.verification.outputs import distance, largest
-from ceconv_convert.verification.reference import Example, Networks, make_networks
-from ceconv_convert.verification.sensitivity import output_sensitivity
+from ceconv_convert.verification.reference import Example, Networks, make_networks, output_sensitivity
 from ceconv_convert.verification.shapes import other_size, random_input
-from ceconv_convert.verification.tolerance import ARITHMETIC_EPS, MULTIPLE, Measure, pool
+from ceconv_convert.verification.tolerance import ARITHMETIC_EPS, MULTIPLE, Measure, distance, largest, pool
 from ceconv_convert.verification.trace import Recording, Step, Trace
 from tests import foreign
 from tests.support import golden_layers, relative, same_state, small_network

@@ -22,8 +22,9 @@ from ceconv_convert.bench.timing import interleave
 from ceconv_convert.errors import BenchError, first_line
 from ceconv_convert.onnx.onnx_files import onnx_files
 from ceconv_convert.onnx.runtime import OnnxRunner
-from ceconv_convert.verification.outputs import Outputs, distance, flatten, largest
+from ceconv_convert.verification.outputs import Outputs, flatten
 from ceconv_convert.verification.shapes import as_text
+from ceconv_convert.verification.tolerance import distance, largest
 
 Progress = Callable[[int, int], None]
 _BASELINE = "original"

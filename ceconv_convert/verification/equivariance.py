@@ -16,9 +16,8 @@ from torch import Tensor
 from ceconv_convert.errors import FOREIGN_FAILURES
 from ceconv_convert.kernel.color import rotations_of
 from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
-from ceconv_convert.verification.outputs import distance, largest
 from ceconv_convert.verification.reference import Example
-from ceconv_convert.verification.tolerance import Measure
+from ceconv_convert.verification.tolerance import Measure, distance, largest
 from ceconv_convert.verification.trace import Recording, StepKey, Trace, record
 from ceconv_convert.verification.verdict import Symmetry
 

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from ceconv_convert.conversion.find import FoundLayer, find_layers
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
-from ceconv_convert.verification.decisions import decide
 from ceconv_convert.verification.equivariance import HueRotation, rotate_hue_of
 from ceconv_convert.verification.layers import LayerExample, example_on_signs, layer_example
 from ceconv_convert.verification.memory import TooLargeError
-from ceconv_convert.verification.outputs import Outputs, run_module
+from ceconv_convert.verification.outputs import decide
 from ceconv_convert.verification.reference import Example, Networks, make_networks
 from ceconv_convert.verification.shapes import (
     BATCHES,
@@ -39,10 +38,8 @@ class Evidence:
     """Inputs with the outputs of the original and of the reference.
 
     Attributes:
-        networks: the original and the reference.
         shape: of one input, without the batch.
         fixed_size: why the network runs at this image size alone; None where it also ran at another.
-        seed: of the random inputs.
         random: random inputs, in batches of 1, 2 and 5, at one image size or two.
         user: the user's inputs, in batches.
         labels: the classes of the user's inputs, where they are known.
@@ -78,10 +75,6 @@ class Evidence:
         """The network's."""
         return self.networks.dtype
 
-    def run_original(self, x: Tensor) -> Outputs:
-        """The original on any input."""
-        return run_module(self.networks.original, x)
-
     def explain(self) -> list[str]:
         """What verdicts rest on: the inputs, and where the tolerance comes from."""
         lines = [f"inputs: {', '.join(as_text(tuple(example.input.shape)) for example in self.random)}"]
@@ -97,10 +90,9 @@ class Evidence:
         return [*lines, f"errors: worst distance from a float64 reference; tolerance: {tolerance}"]
 
     def fitting(self, declared: Sequence[int | None]) -> Evidence:
-        """The inputs that a file takes; all where it takes none of the random ones, which then fails.
+        """The inputs that a file takes whose input has that shape; None is a dynamic axis.
 
-        Args:
-            declared: the shape of the file's input; None is a dynamic axis.
+        All where it takes none of the random ones, which then fails.
         """
         random = tuple(example for example in self.random if fits(example.input.shape, declared))
         if not random:
@@ -152,65 +144,82 @@ def gather(
         UnreadableInputError: where its dtype does not hold ``data``, or a label is none of its classes.
     """
     networks = make_networks(model, find_layers(model) if found is None else found)
-    original, specs, dtype = networks.original, networks.specs, networks.dtype
-    first_layer = next(iter(specs.values()), None)
-    if data is not None:
-        taken = find_shape(original, tuple(data.shape[1:]), first_layer)
-        data, input_shape = data.reshape(len(data), *taken), input_shape or taken
-    shape = find_shape(original, input_shape, first_layer)
-    fixed_size = _failure_at_other_size(original, shape)
-    sizes = [shape] if fixed_size is not None else [shape, other_size(shape)]
-    shapes = [(batch, *size) for size in sizes for batch in BATCHES]
-    inputs = [random_input(s, seed + i, dtype, networks.device) for i, s in enumerate(shapes)]
-    inputs += () if data is None else in_batches(data, dtype, networks.device)
-    done, steps = itertools.count(1), 2 * len(inputs) + len(specs)
+    shape, fixed_size, random, batches = _choose_inputs(networks, input_shape, seed, data)
+    done, steps = itertools.count(1), 2 * (len(random) + len(batches)) + len(networks.specs)
 
     def advance() -> None:
         if progress is not None:
             progress(next(done), steps)
 
-    names = leaf_names(original, specs)
-    examples: list[Example] = []
+    names = leaf_names(networks.original, networks.specs)
     recordings: list[Recording] = []
-    for x in inputs:
-        recorded = () if examples else names
+    for x in (*random, *batches):
         for network, image, failure in (
-            (original, x, f"the original does not run on {as_text(tuple(x.shape))}"),
-            (
-                networks.reference,
-                x.double(),
-                "the network does not run in float64, which the reference needs",
-            ),
+            (networks.original, x, f"the original does not run on {as_text(tuple(x.shape))}"),
+            (networks.reference, x.double(), "the network does not run in float64, as the reference needs"),
         ):
             try:
-                recordings.append(record(network, image, recorded))
+                recordings.append(record(network, image, names if len(recordings) < 2 else ()))
             except FOREIGN_FAILURES as error:
                 raise VerificationError(f"{failure}: {first_line(error)}") from error
             advance()
-        examples.append(Example(x, recordings[-2].outputs, recordings[-1].outputs, networks))
-    if not any(output.numel() for example in examples for output in example.original):
+    original, reference = recordings[::2], recordings[1::2]
+    if not any(output.numel() for recording in original for output in recording.outputs):
         raise VerificationError("the original gives no numbers, and nothing can be compared with it")
     layers: dict[str, tuple[LayerExample, ...]] = {}
-    modules = dict(original.named_modules(remove_duplicate=False))
-    for name, spec in specs.items():
-        seen = (x for (called, _), x in recordings[0].inputs.items() if called == name)
-        real = (layer_example(modules[name], spec, x) for x in seen if x.dtype == dtype)
-        layers[name] = (example_on_signs(modules[name], spec, seed, inputs[0]), *real)
+    modules = dict(networks.original.named_modules(remove_duplicate=False))
+    for name, spec in networks.specs.items():
+        seen = (x for (called, _), x in original[0].inputs.items() if called == name)
+        real = (layer_example(modules[name], spec, x) for x in seen if x.dtype == networks.dtype)
+        layers[name] = (example_on_signs(modules[name], spec, seed, random[0]), *real)
         advance()
-    first, reference = (replace(recording, inputs={}) for recording in recordings[:2])
-    trace = Trace(examples[0], first, reference, names)
+    examples = [
+        Example(x, found.outputs, exact.outputs, networks)
+        for x, found, exact in zip((*random, *batches), original, reference, strict=True)
+    ]
+    trace = Trace(examples[0], replace(original[0], inputs={}), replace(reference[0], inputs={}), names)
     hue_rotation = rotate_hue_of(trace)
     examples[0].check_repeatable()
     for example in examples:
         example.check_original()
-    random, user = tuple(examples[: len(shapes)]), tuple(examples[len(shapes) :])
+    user = tuple(examples[len(random) :])
     if labels is not None:
         decide([example.original for example in user], labels)  # raises where a label is none of the classes
-    return Evidence(networks, shape, fixed_size, seed, random, user, labels, layers, trace, hue_rotation)
+    return Evidence(
+        networks,
+        shape,
+        fixed_size,
+        seed,
+        tuple(examples[: len(random)]),
+        user,
+        labels,
+        layers,
+        trace,
+        hue_rotation,
+    )
 
 
-def _failure_at_other_size(model: nn.Module, shape: Shape) -> str | None:
+def _choose_inputs(
+    networks: Networks, given: Shape | None, seed: int, data: Tensor | None
+) -> tuple[Shape, str | None, list[Tensor], tuple[Tensor, ...]]:
+    """The shape of one input, why the image size is fixed, the random inputs and the user's."""
+    model, dtype, device = networks.original, networks.dtype, networks.device
+    first = next(iter(networks.specs.values()), None)
+    batches: tuple[Tensor, ...] = ()
+    if data is not None:
+        taken = find_shape(model, tuple(data.shape[1:]), first)
+        given = given or taken
+        batches = in_batches(data.reshape(len(data), *taken), dtype, device)
+    shape = find_shape(model, given, first)
     try:
-        return failure_on(model, other_size(shape))
+        fixed_size = failure_on(model, other_size(shape))
     except TooLargeError as error:
-        return first_line(error)
+        fixed_size = first_line(error)
+    sizes = [shape] if fixed_size is not None else [shape, other_size(shape)]
+    shapes = [(batch, *size) for size in sizes for batch in BATCHES]
+    return (
+        shape,
+        fixed_size,
+        [random_input(s, seed + i, dtype, device) for i, s in enumerate(shapes)],
+        batches,
+    )

@@ -13,7 +13,7 @@ from ceconv_convert.kernel.color import rotation_about_grey
 from ceconv_convert.kernel.spec import LiftingSpec
 from ceconv_convert.verification.equivariance import OUTPUT, HueRotation
 from ceconv_convert.verification.evidence import Evidence
-from ceconv_convert.verification.outputs import Outputs
+from ceconv_convert.verification.outputs import Outputs, run_module
 from ceconv_convert.verification.trace import record
 
 _STEPS = 36
@@ -27,19 +27,15 @@ def hue_circle(
 ) -> dict[str, object] | None:
     """Curves by angle, of the original and each candidate; None where inputs do not have three colors.
 
-    The image is the first of the user's inputs, or the first random one.
-
-    Args:
-        evidence: from the original.
-        candidates: input → outputs, by name.
-        networks: those of them that are modules: their features are shown too.
+    The image is the first of the user's inputs, or the first random one. ``networks`` are the candidates that
+    are modules: their features are shown too.
     """
     x = (evidence.data or evidence.inputs)[0][:1]
     if x.dim() != 4 or x.shape[1] != 3:
         return None
     angles = [360 * step / _STEPS for step in range(_STEPS + 1)]
     images = [torch.einsum("ij,bjhw->bihw", rotation_about_grey(a), x.double()).to(x.dtype) for a in angles]
-    candidates = {"original": evidence.run_original, **candidates}
+    candidates = {"original": partial(run_module, evidence.networks.original), **candidates}
     runs = {name: partial(_first_output, run) for name, run in candidates.items()}
     scores = _figure(runs, images, "The outputs that are largest at 0°.", "output", most=_SCORES)
     rotation, specs = evidence.hue_rotation, evidence.networks.specs.values()

@@ -8,20 +8,18 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
-import torch
 from torch import Tensor, nn
 
 from ceconv_convert.errors import FOREIGN_FAILURES, first_line
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.surgery import copy_model
-from ceconv_convert.verification.decisions import accuracy, agreement
 from ceconv_convert.verification.equivariance import HueRotation
 from ceconv_convert.verification.evidence import Evidence, Progress
 from ceconv_convert.verification.layers import check_layer
-from ceconv_convert.verification.outputs import Outputs, distance, distances, largest, mismatch, run_module
+from ceconv_convert.verification.outputs import Outputs, accuracy, agreement, run_module
 from ceconv_convert.verification.reference import Example
 from ceconv_convert.verification.shapes import as_text
-from ceconv_convert.verification.tolerance import Measure, pool
+from ceconv_convert.verification.tolerance import Measure, compare_tensors, mismatch, pool
 from ceconv_convert.verification.trace import Recording, record
 from ceconv_convert.verification.verdict import Case, LayerCheck, StepCheck, Symmetry, Verdict
 
@@ -44,9 +42,9 @@ def judge(
         evidence: from the original.
         run: the candidate: input → outputs, in the original's order.
         candidate: its name in words.
-        layers: checks already made of its layers; one that failed fails the verdict.
-        steps: its features along the network; one of a layer that is off fails the verdict.
-        symmetries: its hue equivariance; one that failed fails the verdict.
+        layers: checks already made of its layers; a failed one fails the verdict, as below.
+        steps: of its features along the network.
+        symmetries: of its hue equivariance.
         progress: called with inputs done and inputs in all.
     """
     examples = (*evidence.random, *evidence.user)
@@ -62,7 +60,7 @@ def judge(
         cases += outcome[1]
         if progress is not None:
             progress(done, len(examples))
-    outputs = {case.output for case in cases}
+    outputs = sorted({case.output for case in cases})
     pooled = [pool(case.measure for case in cases if case.output == output) for output in outputs]
     worst = max(pooled, key=lambda measure: measure.error_over_tolerance, default=None)
     if worst is None or problem is not None:
@@ -90,8 +88,7 @@ def judge_module(
 ) -> Verdict:
     """Judge a converted module, whole, layer by layer and step by step. ``converted`` is not changed."""
     module, trace, rotation = copy_model(converted).eval(), evidence.trace, evidence.hue_rotation
-    modules = dict(module.named_modules())
-    recorded = {step.name for step in trace.original.steps} & modules.keys()
+    modules, recorded = dict(module.named_modules()), {step.name for step in trace.original.steps}
     names = [name for name in modules if name in recorded]
 
     @cache
@@ -101,9 +98,10 @@ def judge_module(
     def run(x: Tensor) -> Outputs:
         return recording(x).outputs if x is trace.input else run_module(module, x)
 
-    steps: list[StepCheck] = []
+    plain = Recording()
     with suppress(*FOREIGN_FAILURES):  # where it does not run, its outputs tell
-        steps = trace.compare_steps(recording(trace.input))
+        plain = recording(trace.input)
+    steps = trace.compare_steps(plain)
     layers = [
         check_layer(name, layer.forward, *evidence.layers[name])
         for name, layer in modules.items()
@@ -151,18 +149,10 @@ def _compare(run: Run, example: Example) -> tuple[Outputs, list[Case]] | str:
         problem = mismatch(found, original, exact)
         if problem is not None:
             return problem
-        measures.append(_measure(found, original, exact, x.dtype))
+        measures.append(compare_tensors(found, original, exact, x.dtype))
     if any(measure.problem for measure in measures):
         measures = [
             replace(measure, sensitivity=moved) if measure.dtype.is_floating_point else measure
             for measure, moved in zip(measures, example.sensitivity, strict=True)
         ]
     return outputs, [Case(tuple(x.shape), index, measure) for index, measure in enumerate(measures)]
-
-
-def _measure(found: Tensor, original: Tensor, exact: Tensor, dtype: torch.dtype) -> Measure:
-    if found.dtype.is_floating_point:
-        return Measure(distance(found, exact), distance(original, exact), largest(exact), dtype)
-    # Which of two close scores is the larger may come out either way: what either network decides is right.
-    error = torch.minimum(distances(found, exact), distances(found, original))
-    return Measure(float(error.max()) if error.numel() else 0.0, 0.0, largest(exact), found.dtype)

@@ -21,9 +21,15 @@ from ceconv_convert.errors import FOREIGN_FAILURES, first_line
 from ceconv_convert.kernel.batch_norm import scale_and_shift, scaled
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.verification.outputs import distance, distances, largest, mismatch
 from ceconv_convert.verification.shapes import as_text
-from ceconv_convert.verification.tolerance import Measure, relative_tolerance
+from ceconv_convert.verification.tolerance import (
+    Measure,
+    distance,
+    distances,
+    largest,
+    mismatch,
+    relative_tolerance,
+)
 from ceconv_convert.verification.verdict import LayerCheck
 
 _LONG_STRIDE = 32
@@ -36,13 +42,9 @@ _ARITHMETIC_EPS = 2**10
 
 @dataclass(frozen=True, eq=False)
 class LayerExample:
-    """One input of a layer, with the outputs of the original and of its closed form.
+    """One input of a layer, with the outputs of the original and of its closed form, ``[B, O, N_out, H, W]``.
 
-    Attributes:
-        input: in the network's dtype.
-        original: ``[B, O, N_out, H, W]``.
-        exact: likewise, in float64.
-        sums_of_products: ``[O]``, the largest sum of absolute products behind an output of each channel.
+    ``sums_of_products`` are the largest sums of absolute products behind an output, of each channel, ``[O]``.
     """
 
     input: Tensor
@@ -95,12 +97,8 @@ def layer_example(
 ) -> LayerExample:
     """A layer of the original on ``x``, by its forward pass alone: hooks are no part of what is converted.
 
-    Args:
-        layer: the original's.
-        spec: what it computes, in float64.
-        x: its input.
-        norms: batch norms with statistics that follow and are part of the layer, each with whether it shifts.
-        magnitude: of ``x``, where that is signs.
+    ``norms`` are batch norms that follow and are judged with it, each with whether it shifts. Where ``x`` is
+    signs, ``magnitude`` is theirs.
     """
     with torch.no_grad():
         original, exact = layer.forward(x.clone()), spec

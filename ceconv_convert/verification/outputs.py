@@ -1,14 +1,14 @@
-"""The outputs of a network, as a flat tuple of tensors, and how far apart two of them are."""
+"""The outputs of a network: as a flat tuple of tensors, and the classes that they decide for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ceconv_convert.errors import VerificationError
-from ceconv_convert.verification.shapes import as_text
+from ceconv_convert.errors import UnreadableInputError, VerificationError
+from ceconv_convert.verification.verdict import Accuracy, Agreement
 
 Outputs = tuple[Tensor, ...]
 
@@ -36,29 +36,64 @@ def flatten(outputs: object) -> Outputs:
     )
 
 
-def distances(found: Tensor, exact: Tensor) -> Tensor:
-    """Absolute differences, element by element, in float64."""
-    return (found.to("cpu", torch.float64) - exact.to("cpu", torch.float64)).abs()
+def decide(batches: Sequence[Outputs], labels: Tensor) -> Tensor | str:
+    """The class of each labelled input, or why the outputs decide for none.
+
+    The first output counts that has class scores, ``[B, classes]``; or decisions, integers or bools ``[B]``;
+    or a single score, which decides between two: above 0 is class 1.
+
+    Raises:
+        UnreadableInputError: where a label is no class of the network's.
+    """
+    largest, count = int(labels.max()), len(labels)
+    single_score = False
+    for outputs in zip(*batches, strict=False):
+        if not all(output.dim() for output in outputs) or sum(map(len, outputs)) != count:
+            continue
+        if any(output.shape[1:] != outputs[0].shape[1:] for output in outputs):
+            continue
+        scores = torch.cat(outputs).cpu()
+        if _are_scores(scores):
+            if largest >= scores.shape[1]:
+                raise UnreadableInputError(
+                    f"an input has the label {largest}, and the network has scores of the classes 0 to "
+                    f"{scores.shape[1] - 1}"
+                )
+            return scores.argmax(1)
+        if scores.numel() != count:
+            continue
+        if not scores.dtype.is_floating_point:
+            return scores.reshape(count)
+        if largest <= 1:
+            return scores.reshape(count) > 0
+        single_score = True
+    if single_score:
+        return f"the network gives a single score, which decides between the labels 0 and 1; found {largest}"
+    shapes = ", ".join(str(list(output.shape[1:])) for output in batches[0])
+    return f"for each input the network gives numbers of shape {shapes}, and no class scores or decisions"
 
 
-def distance(found: Tensor, exact: Tensor) -> float:
-    """Worst absolute difference, in float64; 0 for an empty tensor."""
-    difference = distances(found, exact)
-    return float(difference.max()) if difference.numel() else 0.0
+def accuracy(original: Sequence[Outputs], found: Sequence[Outputs], labels: Tensor) -> Accuracy | None:
+    """How many labelled inputs are classified right; None where outputs decide for no class."""
+    right = []
+    for batches in (original, found):
+        classes = decide(batches, labels)
+        if isinstance(classes, str):
+            return None
+        right.append(int((classes == labels).sum()))
+    return Accuracy(right[0], right[1], len(labels))
 
 
-def largest(exact: Tensor) -> float:
-    """Largest absolute value; 0 for an empty tensor."""
-    return float(exact.to(torch.float64).abs().max()) if exact.numel() else 0.0
+def agreement(original: Sequence[Outputs], found: Sequence[Outputs]) -> Agreement | None:
+    """How often the largest score is the same, in the first output of each batch that looks like scores."""
+    same = of = 0
+    for batch in zip(original, found, strict=False):
+        scores = next((pair for pair in zip(*batch, strict=True) if _are_scores(pair[0])), None)
+        if scores is not None:
+            same += int((scores[0].argmax(1).cpu() == scores[1].argmax(1).cpu()).sum())
+            of += len(scores[0])
+    return Agreement(same, of) if of else None
 
 
-def mismatch(found: Tensor, original: Tensor, exact: Tensor) -> str | None:
-    """Why two outputs cannot be compared by number, or None."""
-    if found.shape != original.shape:
-        return f"it gives shape {as_text(tuple(found.shape))}, the original {as_text(tuple(original.shape))}"
-    if found.dtype != original.dtype:
-        return f"it gives {found.dtype}, the original {original.dtype}"
-    for tensor, whose in ((exact, "the reference"), (original, "the original"), (found, "it")):
-        if not bool(torch.isfinite(tensor).all()):
-            return f"{whose} gives NaN or Inf"
-    return None
+def _are_scores(output: Tensor) -> bool:
+    return output.dim() == 2 and output.shape[1] > 1 and output.dtype.is_floating_point

@@ -1,14 +1,28 @@
-"""The float64 reference of a network, and whether the original is close enough to it to be a measure."""
+"""The float64 reference of a network, whether the original is close to it, and how far rounding may move it.
+
+An output may be far smaller than the features behind it: in the mean of a normalized image nearly everything
+cancels. Rounding is relative to the features, and another order of summation rounds otherwise. In the float64
+reference, every operator's result y is moved as rounding that does not average out would move it:
+
+    y + eps · max |y| · s, with random signs s, one for each image and channel
+
+A normalization γ (x - μ) / σ is one operator, and rounds μ within: it is moved by eps · max |γ x / σ| too.
+
+What the outputs move by is an error that the original could have had.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from ceconv_convert.conversion.derivatives import is_ours
 from ceconv_convert.conversion.find import FoundLayer
@@ -17,10 +31,9 @@ from ceconv_convert.errors import VerificationError
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.surgery import copy_model
-from ceconv_convert.verification.outputs import Outputs, distance, largest, run_module
-from ceconv_convert.verification.sensitivity import output_sensitivity
+from ceconv_convert.verification.outputs import Outputs, run_module
 from ceconv_convert.verification.shapes import device_of, dtype_of
-from ceconv_convert.verification.tolerance import MULTIPLE, relative_tolerance
+from ceconv_convert.verification.tolerance import MULTIPLE, distance, largest, relative_tolerance
 
 _STORED_EPS = 2**8
 """Largest original-to-reference error that is judged, in eps of the storage dtype, …"""
@@ -28,16 +41,19 @@ _ARITHMETIC_EPS = 2**16
 """… plus so many eps of the arithmetic, …"""
 _MOST = 0.5
 """… and never more than this; all relative to the largest output."""
+_NORMALIZATIONS = {
+    torch.ops.aten.native_batch_norm.default: 1,
+    torch.ops.aten.native_group_norm.default: 1,
+    torch.ops.aten.native_layer_norm.default: 2,
+}
+"""Operators that may take statistics from their input, with the position of γ; else 1/σ is empty."""
 
 
 @dataclass(frozen=True, eq=False)
 class Networks:
     """The original and its float64 reference, both copies in eval mode.
 
-    Attributes:
-        original: runs in its own dtype.
-        reference: has its color-equivariant layers in closed form.
-        specs: what these layers compute, in float64, by name.
+    ``specs`` are what the color-equivariant layers compute, in float64, by name.
     """
 
     original: nn.Module
@@ -112,35 +128,20 @@ def make_networks(model: nn.Module, found: Sequence[FoundLayer]) -> Networks:
         raise VerificationError(
             f"{', '.join(lazy)} has no numbers yet: run the model once, so that its lazy modules get them"
         )
-    original = _make_original(model, found)
+    original = copy_model(model).eval()
     if device_of(original).type == "meta":
         raise VerificationError("the model is on the meta device and has no numbers: load its weights first")
-    return Networks(original, *_make_reference(model, found))
-
-
-def _make_reference(model: nn.Module, found: Sequence[FoundLayer]) -> tuple[nn.Module, dict[str, KernelSpec]]:
-    """Weights are read after the cast, so that products of parameters are formed in float64."""
     reference = copy_model(model).to(torch.float64).eval()
     specs: dict[str, KernelSpec] = {}
     for layer in found:
-        if not isinstance(layer.reading, Refusal):  # else it is left as it is in the converted model too
-            specs[layer.names[0]] = _use_closed_form(*layer.in_copy(reference))
-    return reference, specs
-
-
-def _make_original(model: nn.Module, found: Sequence[FoundLayer]) -> nn.Module:
-    """The published layer's forward pass runs in the default dtype alone.
-
-    In another dtype a layer of a class that is not ours computes in closed form: reading it has made sure
-    that this is what it computes.
-    """
-    original = copy_model(model).eval()
-    for layer in found:
-        if isinstance(layer.reading, Refusal) or is_ours(layer.module):
-            continue
-        if layer.reading.dtype != torch.get_default_dtype():
+        if isinstance(layer.reading, Refusal):
+            continue  # it is left as it is in the converted model too
+        # Read after the cast, so that products of parameters are formed in float64.
+        specs[layer.names[0]] = _use_closed_form(*layer.in_copy(reference))
+        if not is_ours(layer.module) and layer.reading.dtype != torch.get_default_dtype():
+            # The published forward pass runs in the default dtype alone; that it computes this was probed.
             _use_closed_form(*layer.in_copy(original))
-    return original
+    return Networks(original, reference, specs)
 
 
 def _use_closed_form(layer: nn.Module, spec: KernelSpec) -> KernelSpec:
@@ -152,3 +153,47 @@ def _use_closed_form(layer: nn.Module, spec: KernelSpec) -> KernelSpec:
 
     layer.forward = forward
     return detached
+
+
+class Rounding(TorchDispatchMode):
+    """While active, every new floating-point result with a batch is moved by ``eps`` of its largest value.
+
+    Views and changes in place are not.
+    """
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self._eps = eps
+        self._generator = torch.Generator().manual_seed(0)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(returned.alias_info is not None for returned in func._schema.returns):
+            return result
+        if func in _NORMALIZATIONS:
+            y, mean, reciprocal = result
+            weight = args[_NORMALIZATIONS[func]]
+            within = largest(args[0]) * largest(reciprocal) * (1.0 if weight is None else largest(weight))
+            return self._moved(y, within), mean, reciprocal
+        return tree_map_only(Tensor, self._moved, result)
+
+    def _moved(self, y: Tensor, within: float = 0.0) -> Tensor:
+        if not y.is_floating_point() or y.dim() < 2 or not y.numel():
+            return y
+        signs = torch.randint(0, 2, (*y.shape[:2], *[1] * (y.dim() - 2)), generator=self._generator) * 2 - 1
+        return y + self._eps * (largest(y) + within) * signs.to(y.device, y.dtype)
+
+
+def output_sensitivity(
+    reference: Callable[[Tensor], object], x: Tensor, exact: Outputs, eps: float
+) -> list[float]:
+    """How far rounding by ``eps`` moves each output from ``exact``."""
+    with Rounding(eps):
+        moved = run_module(reference, x.double())
+    return [distance(found, truth) for found, truth in zip(moved, exact, strict=False)]

@@ -28,10 +28,7 @@ Shape = tuple[int, ...]
 def find_shape(model: nn.Module, given: Shape | None, first: KernelSpec | None) -> Shape:
     """An input shape on which ``model`` runs: the given one, or the first usual one that does.
 
-    Args:
-        model: in eval mode.
-        given: by the user; a batch of 1 is removed from it.
-        first: the network's first color-equivariant layer; where it is a hidden one, it may take features.
+    ``first`` is the network's first color-equivariant layer; where it is a hidden one, it may take features.
 
     Raises:
         InputShapeError: where the network runs on none of them, or takes too much memory.

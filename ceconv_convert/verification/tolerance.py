@@ -7,7 +7,7 @@ An output is judged by its distance from the float64 reference, beside the origi
 with eps of the model's dtype and eps₃₂ of the arithmetic: float32's, or the dtype's where that is finer. The
 first term says: about as close to exact arithmetic as the original is. The second covers an original that
 happens to be exact: sums are formed in float32 at least, and rounded to the dtype once. Where that is not
-enough, the original's error may be as large as rounding inside it could have made it (``sensitivity.py``).
+enough, the original's error may be as large as rounding inside it could have made it (``reference.py``).
 The original's own error is bounded too, or a wrong original would widen the tolerance until anything passes.
 """
 
@@ -17,6 +17,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from ceconv_convert.verification.shapes import as_text
 
 MULTIPLE = 4
 """Largest error, in multiples of the original's own …"""
@@ -92,3 +95,40 @@ def pool(measures: Iterable[Measure]) -> Measure:
     columns = zip(*((m.error, m.original_error, m.scale, m.sensitivity) for m in found), strict=True)
     error, original_error, scale, sensitivity = map(max, columns)
     return Measure(error, original_error, scale, found[0].dtype, sensitivity=sensitivity)
+
+
+def compare_tensors(found: Tensor, original: Tensor, exact: Tensor, dtype: torch.dtype) -> Measure:
+    """A candidate's output beside the original's, of a model of ``dtype``."""
+    if original.dtype.is_floating_point:
+        return Measure(distance(found, exact), distance(original, exact), largest(exact), dtype)
+    # Which of two close scores is the larger may come out either way: what either network decides is right.
+    error = torch.minimum(distances(found, exact), distances(found, original))
+    return Measure(largest(error), 0.0, largest(exact), found.dtype)
+
+
+def distances(found: Tensor, exact: Tensor) -> Tensor:
+    """Absolute differences, element by element, in float64."""
+    return (found.to("cpu", torch.float64) - exact.to("cpu", torch.float64)).abs()
+
+
+def distance(found: Tensor, exact: Tensor) -> float:
+    """Worst absolute difference, in float64; 0 for an empty tensor."""
+    difference = distances(found, exact)
+    return float(difference.max()) if difference.numel() else 0.0
+
+
+def largest(exact: Tensor) -> float:
+    """Largest absolute value; 0 for an empty tensor."""
+    return float(exact.to(torch.float64).abs().max()) if exact.numel() else 0.0
+
+
+def mismatch(found: Tensor, original: Tensor, exact: Tensor) -> str | None:
+    """Why two outputs cannot be compared by number, or None."""
+    if found.shape != original.shape:
+        return f"it gives shape {as_text(tuple(found.shape))}, the original {as_text(tuple(original.shape))}"
+    if found.dtype != original.dtype:
+        return f"it gives {found.dtype}, the original {original.dtype}"
+    for tensor, whose in ((exact, "the reference"), (original, "the original"), (found, "it")):
+        if not bool(torch.isfinite(tensor).all()):
+            return f"{whose} gives NaN or Inf"
+    return None

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from ceconv_convert.kernel.rotation_major import from_rotation_major
 from ceconv_convert.surgery import wrapper_prefix
-from ceconv_convert.verification.outputs import Outputs, distance, flatten, largest
-from ceconv_convert.verification.reference import Example
-from ceconv_convert.verification.sensitivity import Rounding
-from ceconv_convert.verification.tolerance import Measure
+from ceconv_convert.verification.outputs import Outputs, flatten
+from ceconv_convert.verification.reference import Example, Rounding
+from ceconv_convert.verification.tolerance import compare_tensors, distance, largest
 from ceconv_convert.verification.verdict import StepCheck
 
 StepKey = tuple[str, int]
@@ -152,13 +151,14 @@ class Trace:
     @cached_property
     def _steps(self) -> list[Step]:
         """The original's that can be compared."""
-        return [step for step in self.original.steps if self._is_comparable(step)]
-
-    def _is_comparable(self, step: Step) -> bool:
-        exact = self.reference.features.get(step.key)
-        if exact is None or exact.shape != step.output.shape or not exact.is_floating_point():
-            return False
-        return bool(torch.isfinite(exact).all())
+        found = []
+        for step in self.original.steps:
+            exact = self.reference.features.get(step.key)
+            if exact is None or exact.shape != step.output.shape or not exact.is_floating_point():
+                continue
+            if bool(torch.isfinite(exact).all()):
+                found.append(step)
+        return found
 
     @cached_property
     def _rounded(self) -> Mapping[StepKey, Tensor]:
@@ -196,10 +196,10 @@ class Trace:
             return replace(check, problem="its features have another shape")
         if not step.output.dtype.is_floating_point:
             return check
-        error, own = distance(found.flatten(), exact.flatten()), distance(step.output, exact)
-        measure = Measure(error, own, largest(exact), step.output.dtype)
+        measure = compare_tensors(found.reshape(exact.shape), step.output, exact, step.output.dtype)
         if measure.problem is not None and step.key in self._rounded:
-            measure = replace(measure, sensitivity=distance(self._rounded[step.key], exact))
+            moved = distance(self._rounded[step.key], exact)
+            measure = replace(measure, sensitivity=moved)
         return replace(check, features=measure, problem=measure.problem)
 
     def _closest(self, step: Step, values: Sequence[Tensor]) -> Tensor | None:
