@@ -8,10 +8,10 @@ names them as torchvision does.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,6 +25,8 @@ _NESTS = (
 """Where weights are found, the likeliest first."""
 _DEEPEST = 4
 """Containers nest weights once or twice."""
+DROPPED = object()
+"""Stands for an item that a container is to lose."""
 _COUNTERS = ("n_averaged",)
 """What torch's AveragedModel keeps beside the averages."""
 _MOST_PREFIXES = 16
@@ -81,36 +83,62 @@ class Weights:
         return [key for key in self.tensors if key not in _COUNTERS]
 
 
-def find_weights(content: object) -> Weights | nn.Module | None:
+def find_weights(content: object, nest: tuple[str, ...] = ()) -> Weights | nn.Module | None:
     """The likeliest weights, or the whole module, in what a file holds; None where there are none."""
-    return next(_contents(content, (), _NESTS, set()), None)
+    if isinstance(content, nn.Module):
+        return content
+    if not isinstance(content, Mapping) or len(nest) > _DEEPEST:
+        return None
+    if is_state_dict(content):
+        return Weights(content, nest)
+    inner = (find_weights(content[name], (*nest, name)) for name in _NESTS if name in content)
+    return next((found for found in inner if found is not None), None)
 
 
-def find_copies(content: object, weights: Weights) -> list[Weights]:
-    """``weights`` and every other state dict in a container with the same keys: averages of them, mostly."""
-    wanted = weights.without_prefix().keys()
-    return [
-        found
-        for found in _contents(content, (), None, set())
-        if isinstance(found, Weights)
-        if found.nest == weights.nest or wanted <= found.without_prefix().keys()
-    ]
+def is_state_dict(found: Mapping[Any, Any]) -> bool:
+    """Whether a dict has tensors by name, and nothing else."""
+    return bool(found) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
 
 
-def _contents(
-    found: object, nest: tuple[str, ...], names: Collection[str] | None, seen: set[int]
-) -> Iterator[Weights | nn.Module]:
-    """The state dicts and modules in a container, under ``names`` in their order, or under any."""
-    if isinstance(found, nn.Module):
-        yield found
-    elif isinstance(found, Mapping) and len(nest) <= _DEEPEST:
-        if found and all(isinstance(key, str) and isinstance(found[key], Tensor) for key in found):
-            yield Weights(found, nest)
-        elif id(found) not in seen:  # a container may hold the same thing many times over
-            seen.add(id(found))
-            for name in found if names is None else names:
-                if isinstance(name, str) and name in found:
-                    yield from _contents(found[name], (*nest, name), names, seen)
+def replace_items(
+    content: Mapping[str, Any], change: Callable[[Mapping[Any, Any], tuple[Any, ...]], Mapping[Any, object]]
+) -> Any:
+    """A container with other items, which may be ``DROPPED``.
+
+    Args:
+        content: it is not changed; what has no other items is shared.
+        change: called with each dict in it and the keys that lead there; returns the items to replace.
+    """
+    done: dict[tuple[int, int], object] = {}  # a container may hold the same thing many times over
+
+    def changed(found: object, nest: tuple[Any, ...]) -> object:
+        if not isinstance(found, (Mapping, list, tuple)) or len(nest) > _DEEPEST:
+            return found
+        place = (id(found), len(nest))
+        if place not in done:
+            own = change(found, nest) if isinstance(found, Mapping) else {}
+            pairs = found.items() if isinstance(found, Mapping) else enumerate(found)
+            items = {key: own[key] if key in own else changed(value, (*nest, key)) for key, value in pairs}
+            done[place] = _with_items(found, items)
+            if own and nest and not done[place]:
+                done[place] = DROPPED
+        return done[place]
+
+    return changed(content, ())
+
+
+def _with_items(found: Mapping[Any, Any] | list[Any] | tuple[Any, ...], items: dict[Any, object]) -> object:
+    """``found`` with other items, those that are dropped left out; itself where they are the same."""
+    before = found.values() if isinstance(found, Mapping) else found
+    if all(new is old for new, old in zip(items.values(), before, strict=True)):
+        return found
+    kept = {key: item for key, item in items.items() if item is not DROPPED}
+    if not isinstance(found, Mapping):
+        return tuple(kept.values()) if isinstance(found, tuple) else list(kept.values())
+    changed: Any = copy.copy(found)
+    changed.clear()
+    changed.update(kept)
+    return changed
 
 
 def is_checkpoint(source: Source) -> bool:
@@ -124,14 +152,6 @@ def describe(content: object) -> str:
         keys = ", ".join(key if isinstance(key, str) else type(key).__name__ for key in islice(content, 20))
         return f"a dict with the keys {keys[:200]}" if content else "an empty dict"
     return f"a {type(content).__name__}"
-
-
-def with_item(found: Mapping[str, Any], nest: tuple[str, ...], item: object) -> Mapping[str, Any]:
-    """A container with another item at ``nest``, which is not empty; the rest is shared."""
-    changed = dict(found) if type(found) is dict else copy.copy(found)
-    inner = item if len(nest) == 1 else with_item(found[nest[0]], nest[1:], item)
-    cast(dict[str, Any], changed)[nest[0]] = inner
-    return changed
 
 
 def common_prefix(keys: Collection[str]) -> str:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ceconv_convert.checkpoint.container import Weights, describe, find_copies, find_weights, with_item
-from ceconv_convert.checkpoint.optimizer import carry_optimizers_over
+from ceconv_convert.checkpoint.container import (
+    DROPPED,
+    Weights,
+    describe,
+    find_weights,
+    is_state_dict,
+    replace_items,
+)
+from ceconv_convert.checkpoint.optimizer import OPTIMIZER_KEYS, carry_over
 from ceconv_convert.checkpoint.state_dict import layers_to_migrate, migrate_state_dict
 from ceconv_convert.conversion.read_state_dict import Direction, LayerTensors
 from ceconv_convert.errors import ConversionError, UnreadableInputError, VerificationError
@@ -115,21 +125,34 @@ def migrate_content(
     if weights is None or not isinstance(content, Mapping):
         raise UnreadableInputError(f"it holds {describe(content)}: no weights")
     check_tensors(weights.tensors, source.path)
-    layers = tuple(layers_to_migrate(weights.tensors, to, weights.own_names(hidden)))
-    moved = Weights(migrate_state_dict(weights.tensors, to, hidden=weights.own_names(hidden)), weights.nest)
-    migrated: Any = with_item(content, moved.nest, moved.tensors) if moved.nest else moved.tensors
+    layers = layers_to_migrate(weights.tensors, to, weights.own_names(hidden))
+    keys = weights.without_prefix().keys()
     notes = []
-    for copy in find_copies(content, weights):
-        if copy.nest == weights.nest:
-            continue
+
+    def change(found: Mapping[Any, Any], nest: tuple[Any, ...]) -> Mapping[Any, object]:
+        path = ".".join(map(str, nest)) or "state and param_groups"
+        if found.keys() >= OPTIMIZER_KEYS:
+            items, note = carry_over(found, weights.tensors, layers, to)
+            notes.append(f"{path}: {note}")
+            return items
+        if not is_state_dict(found):
+            return {}
+        average = Weights(found)
+        if nest != weights.nest and not keys <= average.without_prefix().keys():
+            return {}
         try:
-            check_tensors(copy.tensors, source.path)
-            tensors = migrate_state_dict(copy.tensors, to, hidden=copy.own_names(hidden))
-            migrated = with_item(migrated, copy.nest, tensors)
+            check_tensors(found, source.path)
+            migrated = migrate_state_dict(found, to, hidden=average.own_names(hidden))
         except ConversionError as error:
-            notes.append(f"{'.'.join(copy.nest)}: kept as it is: {error}")
-    migrated, on_optimizers = carry_optimizers_over(migrated, weights.tensors, layers, to)
-    return Migrated(migrated, moved, layers, (*notes, *on_optimizers))
+            if nest == weights.nest:
+                raise
+            notes.append(f"{path}: kept as it is: {error}")
+            return {}
+        return {key: migrated.get(key, DROPPED) for key in found}
+
+    migrated = replace_items(content, change)
+    tensors = reduce(getitem, weights.nest, migrated)
+    return Migrated(migrated, Weights(tensors, weights.nest), tuple(layers), tuple(notes))
 
 
 def save_migrated(migrated: Migrated, path: Path, made: provenance.Record) -> list[str]:
@@ -139,10 +162,10 @@ def save_migrated(migrated: Migrated, path: Path, made: provenance.Record) -> li
         save_tensors(migrated.weights.tensors, path, made)
         others = [str(key) for key in migrated.content if key != nest[0]] if nest else []
         return [f"{', '.join(others)}: left out, safetensors holds tensors alone"] if others else []
+    content: Any = copy.copy(migrated.content) if nest else OrderedDict(migrated.content)
     if nest:
-        content = with_item(migrated.content, (provenance.KEY,), made)
+        content[provenance.KEY] = made
     else:  # where torch keeps the versions of modules
-        content = OrderedDict(migrated.content)
         metadata = OrderedDict(getattr(migrated.content, "_metadata", {}))
         metadata[""] = {**metadata.get("", {}), provenance.KEY: made}
         vars(content)["_metadata"] = metadata

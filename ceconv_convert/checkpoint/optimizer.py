@@ -7,76 +7,34 @@ of the factors says nothing of the product, and is dropped.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from ceconv_convert.checkpoint.container import DROPPED
 from ceconv_convert.conversion.read_state_dict import Direction, LayerTensors, SeparableTensors, has_numbers
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-_KEYS = frozenset({"state", "param_groups"})
-"""Of ``torch.optim.Optimizer.state_dict``."""
-_DROPPED = object()
-_DEEPEST = 4
-
-
-def carry_optimizers_over(
-    content: Mapping[str, Any], state: Mapping[str, Tensor], layers: Sequence[LayerTensors], to: Direction
-) -> tuple[Any, list[str]]:
-    """A container with the state of every optimizer in it carried over, and a line on each.
-
-    Args:
-        content: it is not changed; what holds no optimizer is shared.
-        state: the weights before the migration.
-        layers: those of ``state``.
-        to: the form that it is migrated to.
-    """
-    notes: list[str] = []
-    done: dict[tuple[int, int], object] = {}  # a container may hold the same thing many times over
-
-    def carried(found: object, nest: tuple[Any, ...]) -> object:
-        if not isinstance(found, (Mapping, list, tuple)) or len(nest) > _DEEPEST:
-            return found
-        place = (id(found), len(nest))
-        if place not in done:
-            own: Mapping[Any, object] = {}
-            if isinstance(found, Mapping) and found.keys() >= _KEYS:
-                own, note = carry_over(found, state, layers, to)
-                notes.append(f"{'.'.join(map(str, nest)) or 'state and param_groups'}: {note}")
-            pairs = found.items() if isinstance(found, Mapping) else enumerate(found)
-            items = {key: own[key] if key in own else carried(value, (*nest, key)) for key, value in pairs}
-            done[place] = _with_items(found, items)
-            if own and nest and not done[place]:
-                done[place] = _DROPPED
-        return done[place]
-
-    return carried(content, ()), notes
-
-
-def _with_items(found: Mapping[Any, Any] | list[Any] | tuple[Any, ...], items: dict[Any, object]) -> object:
-    """``found`` with other items, those that are dropped left out; itself where they are the same."""
-    before = found.values() if isinstance(found, Mapping) else found
-    if all(new is old for new, old in zip(items.values(), before, strict=True)):
-        return found
-    kept = {key: item for key, item in items.items() if item is not _DROPPED}
-    if not isinstance(found, Mapping):
-        return tuple(kept.values()) if isinstance(found, tuple) else list(kept.values())
-    changed: Any = copy.copy(found)
-    changed.clear()
-    changed.update(kept)
-    return changed
+OPTIMIZER_KEYS = frozenset({"state", "param_groups"})
+"""Of ``torch.optim.Optimizer.state_dict``; in a container, other keys may lie beside them."""
 
 
 def carry_over(
     optimizer: Mapping[str, Any], state: Mapping[str, Tensor], layers: Sequence[LayerTensors], to: Direction
 ) -> tuple[dict[str, object], str]:
-    """The ``state`` and ``param_groups`` of one optimizer for the migrated parameters, and a line on them."""
+    """The ``state`` and ``param_groups`` of an optimizer for the migrated parameters, and a line on them.
+
+    Args:
+        optimizer: an optimizer's state dict; it is not changed.
+        state: the weights before the migration.
+        layers: those of ``state``.
+        to: the form that it is migrated to.
+    """
     names = _parameter_names(optimizer, state)
     if names is None:
         reason = "its parameters cannot be told from the weights' names"
-        return dict.fromkeys(_KEYS, _DROPPED), f"the optimizer's state is dropped: {reason}"
+        return dict.fromkeys(OPTIMIZER_KEYS, DROPPED), f"the optimizer's state is dropped: {reason}"
     moves = {f"{layer.name}weight": layer for layer in layers}
     gone = {f"{layer.name}pointwise_weight" for layer in layers if isinstance(layer, SeparableTensors)}
     staying = [old for old, name in enumerate(names) if name not in gone]

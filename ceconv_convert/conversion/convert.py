@@ -16,6 +16,9 @@ from ceconv_convert.forms.table import form_named
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.surgery import copy_model, replace_modules
 
+_HOOKS = {name for name in vars(nn.Module()) if "ward" in name and "hook" in name}
+"""Of forward and backward passes."""
+
 
 def convert(
     model: nn.Module,
@@ -27,9 +30,9 @@ def convert(
 ) -> nn.Module:
     """A model that computes the same without ``CEConv2d``.
 
-    Every layer keeps its attribute name, dtype, device, ``requires_grad`` and mode; a module in two places
-    stays one module, parameters tied between layers stay tied, and hooks are kept. The root itself may be
-    a layer. A parametrized weight becomes the weight that it acts as, in eval mode.
+    Every layer keeps its attribute name, dtype, device, ``requires_grad``, mode and hooks; a module in two
+    places stays one, and tied parameters stay tied. The root itself may be a layer. A parametrized weight
+    becomes the weight that it acts as, in eval mode.
 
     Args:
         model: any module.
@@ -82,7 +85,9 @@ def replace_layers(
         with torch.inference_mode(False), torch.enable_grad():  # requires_grad follows through the algebra
             source, spec = each.in_copy(model)
             layer = build(spec)
-        _keep_mode_and_hooks(layer, source)
+        layer.train(source.training)
+        hooks = {name: value for name, value in vars(source).items() if name in _HOOKS}
+        vars(layer).update(hooks)
         _share_tied_parameters(layer, source, tied)
         replacements[source] = layer
         if progress is not None:
@@ -101,13 +106,6 @@ def check_plan(plan: Plan, *, strict: bool = True) -> None:
         reasons = "; ".join(f"{row.name or 'the root module'}: {row.refusal}" for row in plan.refused)
         count = f"{len(plan.refused)} of {len(plan)} layers cannot be converted exactly"
         raise RefusedLayerError(f"{count}: {reasons}")
-
-
-def _keep_mode_and_hooks(layer: nn.Module, source: nn.Module) -> None:
-    layer.train(source.training)
-    for name, value in vars(source).items():
-        if name.startswith(("_forward_", "_backward_", "_is_full_backward_")) and "hook" in name:
-            setattr(layer, name, value)
 
 
 def _share_tied_parameters(

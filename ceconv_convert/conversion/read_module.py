@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ceconv_convert.conversion.derivatives import CLASS_NAMES, REFUSED_CLASSES, derivative_reason, is_ours
-from ceconv_convert.conversion.probe_forward import disagreement
-from ceconv_convert.errors import SpecError, shown
+from ceconv_convert.errors import FOREIGN_FAILURES, SpecError, first_line, shown
 from ceconv_convert.forms.target import TargetLayer
+from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import (
     CyclicSpec,
     KernelSpec,
@@ -29,6 +29,9 @@ from ceconv_convert.kernel.spec import (
     normalize_pair,
 )
 from ceconv_convert.surgery import copy_model
+
+_TOLERANCE = 1e-4
+"""Relative to the largest output. float32 errors are a hundred times smaller, another layer's larger."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,7 @@ def read_layer(module: nn.Module) -> KernelSpec | Refusal:
         return Refusal("its tensors are on the meta device and have no numbers: load the weights first")
     if ours:
         return spec
-    # The published layer runs in the default dtype alone, whatever its parameters' dtype.
-    trial = copy_model(module).to("cpu", torch.get_default_dtype()).eval()
-    difference = disagreement(trial, _read(trial))
+    difference = _disagreement(module)
     return spec if difference is None else Refusal(difference)
 
 
@@ -97,6 +98,29 @@ def read_again(module: nn.Module) -> KernelSpec:
         module = copy_model(module).eval()
     with torch.enable_grad():
         return _read(module)
+
+
+def _disagreement(module: nn.Module) -> str | None:
+    """How the forward pass on a small random input differs from what the parameters say, if it does."""
+    # The published layer runs in the default dtype alone, whatever its parameters' dtype.
+    trial = copy_model(module).to("cpu", torch.get_default_dtype()).eval()
+    spec = _read(trial)
+    rows, columns = spec.kernel_size
+    shape = list(spec.input_shape(2, (rows + 3, columns + 4)))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=spec.dtype)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        expected = evaluate(spec.map(Tensor.double), x.double())
+        try:
+            found = trial.forward(x)
+        except FOREIGN_FAILURES as error:
+            return f"its forward pass fails on an input of shape {shape}: {first_line(error)}"
+    if not isinstance(found, Tensor) or found.shape != expected.shape:
+        outcome = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        return f"its forward pass gives {outcome} where its parameters say {list(expected.shape)}"
+    difference = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)).item()
+    if not difference <= _TOLERANCE:  # NaN disagrees too
+        return f"its forward pass differs from what its parameters say: by {difference:.1e} of the output"
+    return None
 
 
 def _read(module: nn.Module) -> KernelSpec:

@@ -41,7 +41,6 @@ class LayerTensors:
         return {"weight": self.weight}
 
     def effective_weight(self) -> Tensor:
-        """The product of the factors."""
         return self.weight
 
     def rotations(self) -> Pair | None:
