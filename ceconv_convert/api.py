@@ -1,4 +1,4 @@
-"""The public functions, put together from the rooms below."""
+"""The public functions that need more than one room: ``verify`` and ``export_onnx``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ceconv_convert.checkpoint.load import load
-from ceconv_convert.checkpoint.migrate import migrate_checkpoint
-from ceconv_convert.checkpoint.state_dict import migrate_state_dict
-from ceconv_convert.conversion.convert import convert
 from ceconv_convert.conversion.find import find_layers
-from ceconv_convert.conversion.plan import plan, plan_layers
+from ceconv_convert.conversion.plan import plan_layers
 from ceconv_convert.errors import SpecError, VerificationError
 from ceconv_convert.files import provenance
 from ceconv_convert.files.staging import Staging
@@ -27,16 +23,6 @@ from ceconv_convert.verification.evidence import Progress, gather
 from ceconv_convert.verification.judge import judge_module
 from ceconv_convert.verification.verdict import Verdict, verdict_summary
 
-__all__ = [
-    "convert",
-    "export_onnx",
-    "load",
-    "migrate_checkpoint",
-    "migrate_state_dict",
-    "plan",
-    "verify",
-]
-
 
 def verify(
     original: nn.Module,
@@ -46,14 +32,14 @@ def verify(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Verdict:
-    """Whether ``converted`` computes what ``original`` does, judged by a float64 reference.
+    """Whether ``converted`` computes what ``original`` does, judged by a float64 reference, in eval mode.
 
-    Seeded random inputs in batches of 1, 2 and 5, at two image sizes where the network takes them; eval mode.
-    A converted module is judged whole and layer by layer. Neither model is changed.
+    Both run on random inputs in batches of 1, 2 and 5, at two image sizes where the network takes them. The
+    layers of a converted module, and of an ONNX file that this package wrote, are also judged one by one.
 
     Args:
-        original: the model before conversion.
-        converted: the module after it, or the path of an ONNX file.
+        original: the model before conversion; it is not changed.
+        converted: the module after it, which is not changed; or the path of an ONNX file.
         input_shape: of one input, ``(3, 224, 224)``, or of a batch of 1; None finds one that runs.
         seed: of the random inputs.
         progress: called with steps done and steps in all.
@@ -67,13 +53,13 @@ def verify(
         UnreadableInputError: where the ONNX file is missing, or no regular file.
         ExportError: where it cannot be loaded, or ONNX Runtime cannot convolve in the network's dtype.
 
-    >>> from ceconv_convert import CEConv2d
-    >>> model = nn.Sequential(CEConv2d(1, 3, 3, 8, 3), nn.ReLU(), CEConv2d(3, 3, 8, 4, 3))
+        >>> from ceconv_convert import CEConv2d, convert
+        >>> model = nn.Sequential(CEConv2d(1, 3, 3, 8, 3), nn.ReLU(), CEConv2d(3, 3, 8, 4, 3))
     >>> verify(model, convert(model)).passed
     True
     """
     if not isinstance(converted, nn.Module):
-        onnx_files(Path(converted))  # said before the network runs
+        onnx_files(Path(converted))  # a missing file is an error before the network runs
     evidence = gather(original, input_shape, seed=seed, progress=progress)
     if isinstance(converted, nn.Module):
         return judge_module(evidence, converted, "the converted network")
@@ -91,19 +77,18 @@ def export_onnx(
     seed: int = 0,
     force: bool = False,
 ) -> Verdict:
-    """Convert ``model`` and write it as an ONNX file, once ONNX Runtime agrees with the original.
+    """Convert ``model``, and write it as an ONNX file if its outputs in ONNX Runtime are those of ``model``.
 
-    The file has standard operators only, an input ``input`` and an output ``output``, and a dynamic batch;
-    height and width are dynamic too where the network runs at a second image size. Where it does and the file
-    does not, a warning says why.
+    The file has standard operators only, an input ``input`` and an output ``output``. Batch, height and width
+    are dynamic where the network allows it; a warning says why one of them is not.
 
     Args:
         model: a model with ``CEConv2d`` layers, or one converted already; it is not changed.
         path: the file to write.
-        form: ``auto`` chooses for each layer what costs least; or ``conv3d``, ``conv2d``, ``fourier``.
+        form: ``auto`` chooses the cheapest for each layer; or ``conv3d``, ``conv2d``, ``fourier``.
         input_shape: of one input, or of a batch of 1; None finds one that runs.
         opset: of the file.
-        processor: that ``auto`` and ``fourier`` are fitted to, ``avx2`` or ``avx512``; None is this
+        processor: that ``auto`` and ``fourier`` are optimized for, ``avx2`` or ``avx512``; None is this
             machine's. The file runs everywhere.
         seed: of the random inputs.
         force: overwrite an existing file.
@@ -135,7 +120,7 @@ def export_onnx(
         if not verdict.passed:
             raise VerificationError(f"nothing was written: {verdict}")
         staging.commit()
-    if evidence.fixed_size is not None:  # the network's own doing
+    if evidence.fixed_size is not None:  # a property of the network, not of the file
         exported = replace(exported, fixed={**exported.fixed, "size": ""})
     for note in exported.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)

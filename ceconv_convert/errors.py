@@ -9,6 +9,9 @@ class ConversionError(Exception):
     The message is one sentence that says what was found, where, and what to do.
     """
 
+    exit_code = 2
+    """Of the command line."""
+
 
 class SpecError(ConversionError, ValueError):
     """Arguments that describe no color-equivariant layer."""
@@ -21,13 +24,17 @@ class UnreadableInputError(ConversionError):
 class NothingToConvertError(ConversionError):
     """A model without a color-equivariant layer left to convert."""
 
+    exit_code = 3
+
 
 class RefusedLayerError(ConversionError):
-    """A layer that looks color-equivariant and is not one that can be converted exactly."""
+    """A layer that looks color-equivariant and cannot be converted exactly."""
+
+    exit_code = 3
 
 
 class StateDictError(ConversionError):
-    """A state dict whose keys do not say what they belong to, or say two things."""
+    """A state dict whose keys do not say, or do not agree on, which layers its tensors belong to."""
 
 
 class InputShapeError(ConversionError):
@@ -35,11 +42,13 @@ class InputShapeError(ConversionError):
 
 
 class VerificationError(ConversionError):
-    """A conversion that could not be checked, or one that failed its check."""
+    """A conversion that could not be checked, or failed its check."""
+
+    exit_code = 1
 
 
 class ExportError(ConversionError):
-    """A network that ONNX cannot express, or not with the opset asked for."""
+    """A network that cannot be expressed in ONNX, or not in the requested opset."""
 
 
 class OutputError(ConversionError):
@@ -51,17 +60,15 @@ class BenchError(ConversionError):
 
 
 FOREIGN_FAILURES = (Exception, SystemExit)
-"""What somebody else's code may raise: anything.
+"""What code that is not ours may raise: anything.
 
-For calls into such code alone: a network's constructor, forward pass and ``__deepcopy__``, a module's import.
+Caught only around calls into such code: a network's constructor, forward pass, ``__deepcopy__`` and import.
 """
-
-
 _LONGEST = 72
 
 
 def first_line(error: BaseException) -> str:
-    r"""The first line of what somebody else's error says, or its name where it says nothing.
+    r"""The first line of an error's message, or its class where the message is empty.
 
     >>> first_line(ValueError("no such thing\nat line 5")), first_line(KeyError())
     ('no such thing', 'KeyError')
@@ -71,13 +78,13 @@ def first_line(error: BaseException) -> str:
 
 
 def shown(value: object) -> str:
-    """What a file says instead of what it should, in few words.
+    """A value from a file, shortened for an error message.
 
     >>> shown(1.5), shown(10**5000), len(shown(list(range(99))))
     ('1.5', 'of type int', 72)
     """
     try:
         text = repr(value)
-    except FOREIGN_FAILURES:  # of a class of the user's, or a number of too many digits
+    except FOREIGN_FAILURES:  # a class of the user's, or a number of too many digits
         return f"of type {type(value).__name__}"
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -22,7 +22,10 @@ from ceconv_convert.architectures.cecnn import CECNN
 from ceconv_convert.architectures.resnet import HybridResNet, ResNet
 from ceconv_convert.bench.bench_table import HEADINGS, bench_as_lines, row_as_texts
 from ceconv_convert.bench.measure import measure
-from ceconv_convert.cli.benchmark import eager_candidates, export_candidates
+from ceconv_convert.conversion.convert import convert
+from ceconv_convert.forms.table import AUTO, FORMS
+from ceconv_convert.onnx.deliver import exportable
+from ceconv_convert.onnx.export import write_onnx
 
 Shape = tuple[int, ...]
 LARGE, SMALL = (3, 224, 224), (3, 32, 32)
@@ -86,8 +89,12 @@ def main(names: Sequence[str], *, eager: bool) -> None:
     for name in names:
         model, shape = network(name), (NETWORKS | FURTHER)[name][1]
         with TemporaryDirectory() as folder:
-            files = export_candidates(model, Path(folder), torch.randn(2, *shape[1:]))
-            modules = eager_candidates(model) if eager else {}
+            files = {form: Path(folder) / f"{form}.onnx" for form in ("original", *FORMS, AUTO)}
+            for form, path in files.items():
+                exported = model if form == "original" else exportable(model, form)
+                write_onnx(exported, path, torch.randn(2, *shape[1:]), form=form)
+            converted = {form: convert(model, form).eval() for form in FORMS}
+            modules = {"original": model, **converted} if eager else {}
             bench = measure(files, modules, torch.randn(shape), provider="CPUExecutionProvider")
         print(f"\n### {name}\n\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")  # noqa: T201
         for row in bench.rows:

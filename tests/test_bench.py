@@ -21,7 +21,9 @@ from ceconv_convert.errors import BenchError
 from ceconv_convert.onnx.deliver import exportable
 from ceconv_convert.onnx.export import write_onnx
 from ceconv_convert.onnx.runtime import OnnxRunner
-from ceconv_convert.report.data import make_report
+from ceconv_convert.report.write import make_report
+from ceconv_convert.verification.tolerance import Measure
+from ceconv_convert.verification.verdict import Verdict
 from tests.support import shake, small_network
 
 FORMS = ("original", "conv3d", "conv2d", "fourier", "auto")
@@ -137,7 +139,8 @@ def test_every_output_counts_and_what_is_not_finite_is_null():
         module.load_state_dict(modules["original"].state_dict())
     bench = measure({}, modules, torch.randn(1, 3, 8, 8), provider="CPUExecutionProvider")
     assert [row.error > 100 for row in bench.rows] == [False, True, True]
-    data = make_report({}, "", True, [], [], [], None, asdict(bench))["bench"]
+    verdict = Verdict("a", (), (), Measure(0, 0, 1, torch.float32), "not judged")
+    data = make_report({}, verdicts=[verdict], bench=asdict(bench))["bench"]
     json.dumps(data, allow_nan=False)
     assert [row["error"] is None for row in data["rows"]] == [False, False, True]
 
@@ -196,20 +199,20 @@ def test_the_command_line_measures_and_reports(run, folder):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["a.pt", "--batch", "2"], "are of --bench"),
-        (["a.pt", "--threads", "2"], "are of --bench"),
-        (["a.pt", "--processor", "avx2"], "--processor is of an .onnx output"),
-        (["a.pt", "--form", "conv2d", "-o", "b.onnx", "--processor", "avx2"], "of the form auto or fourier"),
-        (["a.pt", "--bench", "--form", "auto"], "--form auto is of .onnx outputs, and there is none"),
-        (["a.pt", "--bench", "--quiet"], "give --bench a --report"),
+        (["a.pt", "--batch", "2"], "--batch needs --bench"),
+        (["a.pt", "--threads", "2"], "--threads needs --bench"),
+        (["a.pt", "--processor", "avx2"], "--processor needs an .onnx output"),
+        (["a.pt", "--form", "conv2d", "-o", "b.onnx", "--processor", "avx2"], "in auto or fourier"),
+        (["a.pt", "--bench", "--form", "auto"], "--form auto needs .onnx outputs only"),
+        (["a.pt", "--bench", "--quiet"], "add a --report"),
         (["a.pt", "--bench", "--threads", "10000"], "--threads 10000 is more than the"),
         (["a.pt", "--bench", "--batch", "1000000000"], "a batch of 1000000000 cannot be made"),
         (["a.pt", "--seed", str(2**63)], "is not in the range"),
-        (["a.pt", "--bench", "--dry-run"], "converts first"),
+        (["a.pt", "--bench", "--dry-run"], "--bench excludes"),
         (["a.pt", "--bench", "--batch", "0"], "0 is not in the range"),
         (["a.pt", "--bench", "--provider", "warp"], "no execution provider 'warp'"),
         (["a.pt", "--bench", "--provider", "azure"], "no execution provider 'azure'"),
-        (["a.pt", "--form", "auto", "-o", "b.pt"], "--form auto is of .onnx outputs, and b.pt is none"),
+        (["a.pt", "--form", "auto", "-o", "b.pt"], "--form auto needs .onnx outputs only"),
     ],
 )
 def test_what_cannot_be_asked_for(run, folder, arguments, sentence):

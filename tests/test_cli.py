@@ -19,9 +19,10 @@ from torch import nn
 
 import ceconv_convert
 from ceconv_convert import CEConv2d, convert, load, migrate_state_dict
+from ceconv_convert.cli import candidates
 from ceconv_convert.cli import main as cli
-from ceconv_convert.cli import work
 from ceconv_convert.forms.table import FORMS
+from ceconv_convert.onnx.export import DEFAULT_OPSET
 from ceconv_convert.onnx.runtime import OnnxRunner
 from tests import foreign, hostile
 from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, names, relative, same_state, small_network
@@ -103,13 +104,15 @@ def test_the_input_is_never_an_output(run, folder):
 
 
 def test_a_failed_verdict_writes_nothing(run, folder, monkeypatch):
+    replace_layers = candidates.replace_layers
+
     def damaged(*arguments, **options):
-        model = convert(*arguments, **options)
+        model = replace_layers(*arguments, **options)
         with torch.no_grad():
             model[2].weight[0] += 1
         return model
 
-    monkeypatch.setattr(work, "convert", damaged)
+    monkeypatch.setattr(candidates, "replace_layers", damaged)
     code, out, _ = run(GOLDEN_SEQUENTIAL, "-o", "a.pt", "-o", "a.onnx")
     assert code == 1
     assert out.splitlines()[-1].startswith("FAIL: the conv3d network: layer 2: its error ")
@@ -117,7 +120,7 @@ def test_a_failed_verdict_writes_nothing(run, folder, monkeypatch):
 
 
 def test_a_failed_onnx_verdict_writes_nothing_at_all(run, folder, monkeypatch):
-    original = work.write_judged_onnx
+    original = candidates.write_judged_onnx
 
     def damaged(evidence, converted, path, **options):
         converted = convert(load(GOLDEN_SEQUENTIAL))
@@ -125,7 +128,7 @@ def test_a_failed_onnx_verdict_writes_nothing_at_all(run, folder, monkeypatch):
             converted[4].bias[0] += 1
         return original(evidence, converted, path, **options)
 
-    monkeypatch.setattr(work, "write_judged_onnx", damaged)
+    monkeypatch.setattr(candidates, "write_judged_onnx", damaged)
     code, out, _ = run(GOLDEN_SEQUENTIAL, "-o", "a.pt", "-o", "a.onnx")
     assert code == 1
     assert out.splitlines()[-1].startswith("FAIL: a.onnx in ONNX Runtime: layer 4: its error ")
@@ -159,7 +162,7 @@ BAD = {
         2,
         "none.pt cannot be",
     ),
-    "an opset of nothing": (["good.pt", "-o", "a.pt", "--opset", "18"], 2, "--opset is of an .onnx output"),
+    "an opset of nothing": (["good.pt", "-o", "a.pt", "--opset", "18"], 2, "--opset needs an .onnx output"),
     "an unknown form": (["good.pt", "--form", "fft"], 2, "'fft' is not one of"),
     "an unknown opset": (["good.pt", "-o", "a.onnx", "--opset", "999"], 2, "opset 999 does not exist"),
     "no model": ([], 2, "Missing argument 'MODEL'"),
@@ -235,9 +238,10 @@ def test_a_fixed_image_size_is_said(run, folder):
     assert "a.onnx: height and width are fixed" in out
 
 
-def test_the_choice_of_forms_is_the_table_of_forms():
-    choices = next(parameter for parameter in cli.cli.params if parameter.name == "form").type.choices
-    assert tuple(choices) == ("auto", *FORMS)
+def test_choices_and_defaults_are_those_of_the_package():
+    parameters = {parameter.name: parameter for parameter in cli.cli.params}
+    assert tuple(parameters["form"].type.choices) == ("auto", *FORMS)
+    assert parameters["opset"].default == DEFAULT_OPSET
 
 
 def python(*arguments, **environment):
@@ -247,19 +251,41 @@ def python(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import ceconv_convert",
-        "from ceconv_convert.cli.main import cli; cli(['--help'], standalone_mode=False)",
-    ],
-    ids=["import", "help"],
-)
-def test_neither_import_nor_help_imports_torch_or_onnx(code):
-    heavy = {"torch", "onnx", "onnxruntime", "onnxscript", "numpy", "safetensors"}
+LOADS_NOT = {
+    "import ceconv_convert": ["torch", "numpy", "safetensors"],
+    "from ceconv_convert.cli.options import cli; cli(['--help'], standalone_mode=False)": ["torch", "numpy"],
+    "from ceconv_convert import convert, load, Verdict, Plan": [],
+}
+
+
+@pytest.mark.parametrize(("code", "further"), LOADS_NOT.items(), ids=["import", "help", "convert"])
+def test_importing_stays_light(code, further):
+    heavy = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "matplotlib", "jinja2", "PIL", *further}
     finished = python("-c", f"{code}\nimport sys\nprint({heavy!r} & set(sys.modules))")
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "jinja2", "PIL"])
+def test_what_needs_the_extra_says_so_before_anything_is_read(run, folder, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    (folder / "images").mkdir()
+    options = ("--inputs", "images") if missing == "PIL" else ("--report", "r.html")
+    code, _, err = run("none.pt", *options)
+    assert code == 2
+    assert "pip install 'ceconv-convert[report]'" in err
+
+
+def test_without_the_extra_everything_else_works(folder):
+    """JSON reports and arrays as inputs; in a process of its own, where the libraries cannot be imported."""
+    np.save("x.npy", np.ones((2, 3, 20, 24), np.float32))
+    arguments = [str(GOLDEN_SEQUENTIAL), "-o", "a.safetensors", "--inputs", "x.npy", "--report", "r.json"]
+    hidden = "import sys; sys.modules.update(dict.fromkeys(['matplotlib', 'jinja2', 'markupsafe', 'PIL']))"
+    finished = python(
+        "-c", f"{hidden}\nfrom ceconv_convert.cli import main\nsys.argv[1:] = {arguments}\nmain.main()"
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert names(folder) == ["a.safetensors", "r.json", "x.npy"]
 
 
 def test_the_module_runs_and_helps():
@@ -373,13 +399,13 @@ def test_a_reader_that_goes_away_is_no_failed_verdict(tmp_path):
 STOPPED = """
 import os, signal, sys
 from ceconv_convert.cli import main as cli
-from ceconv_convert.cli import work
+from ceconv_convert.cli import candidates
 signal.signal({number}, {before})
-save = work.save_module
+save = candidates.save_module
 def stop(*arguments, **options):
     os.kill(os.getpid(), {number})
     return save(*arguments, **options)
-work.save_module = stop
+candidates.save_module = stop
 sys.argv = ["ceconv-convert", {model!r}, "-o", "out.pt"]
 cli.main()
 """

@@ -18,9 +18,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ceconv_convert import export_onnx, load, migrate_checkpoint, verify
+from ceconv_convert.cli import candidates
 from ceconv_convert.cli import run as RUN
-from ceconv_convert.cli import work
-from ceconv_convert.conversion.convert import replace_layers
 from ceconv_convert.errors import OutputError, UnreadableInputError
 from ceconv_convert.files.interruption import signals_held
 from ceconv_convert.files.staging import Staging
@@ -441,13 +440,15 @@ def test_a_report_that_cannot_be_written_leaves_nothing(run, folder, model, monk
 
 
 def test_a_failed_verdict_leaves_its_report_alone(run, folder, model, monkeypatch):
+    replace_layers = candidates.replace_layers
+
     def damaged(*arguments, **options):
         found = replace_layers(*arguments, **options)
         with torch.no_grad():
             found[2].weight[0] += 1
         return found
 
-    monkeypatch.setattr(work, "replace_layers", damaged)
+    monkeypatch.setattr(candidates, "replace_layers", damaged)
     assert run(model, "-o", "a.pt", "--report", "r.json", *SHAPE)[0] == 1
     assert names(folder) == ["model.pt", "r.json"]
     assert json.loads(Path("r.json").read_text())["outputs"] == []

@@ -18,10 +18,11 @@ from torch import nn
 
 from ceconv_convert import CEConv2d, convert, migrate_checkpoint
 from ceconv_convert.files.save import save_tensors
-from ceconv_convert.report.data import make_report
-from ceconv_convert.report.figures import error_per_layer, hue_wheel
+from ceconv_convert.report.figures import error_per_layer, hue_figure
 from ceconv_convert.report.html import render
-from ceconv_convert.report.write import write_report
+from ceconv_convert.report.write import make_report, write_report
+from ceconv_convert.verification.tolerance import Measure
+from ceconv_convert.verification.verdict import Verdict
 from tests.support import COLOR_DIGITS, FIXTURES, names, small_network
 
 IMAGES = FIXTURES / "color_digits_test.npz"
@@ -207,7 +208,9 @@ def test_any_name_can_be_drawn(name):
 )
 def test_any_curves_can_be_drawn(curves):
     shown = {"names": ["output 0"] if curves else [], "curves": curves}
-    assert hue_wheel({"angles": range(0, 361, 10), "turn": 120, "scores": shown}, "scores").startswith("<svg")
+    assert hue_figure({"angles": range(0, 361, 10), "turn": 120, "scores": shown}, "scores").startswith(
+        "<svg"
+    )
 
 
 def test_the_name_of_a_source_may_be_no_text(run, folder):
@@ -267,7 +270,7 @@ def test_a_damaged_graph_names_its_layer(run, folder):
     [
         (["--verify-only", "a.pt"], "takes two files"),
         (["a.pt", "b.pt"], "a second file is judged with --verify-only"),
-        (["--verify-only", "a.pt", "b.pt", "-o", "c.pt"], "writes reports alone"),
+        (["--verify-only", "a.pt", "b.pt", "-o", "c.pt"], "writes reports only"),
         (["--verify-only", "a.pt", "none.pt"], "none.pt cannot be read"),
         (["--verify-only", "a.pt", "none.onnx"], "none.onnx"),
         (["--verify-only", "a.pt", "text.onnx"], "text.onnx"),
@@ -331,7 +334,8 @@ def test_names_from_a_file_are_text_in_the_page():
         "tool": "t", "source": "<script>alert(1)</script>", "source_sha256": "0", "form": "conv3d",
         "versions": {}, "layers": [],
     }  # fmt: skip
-    page = render(make_report(record, "PASS: <b>x</b>", True, ["<i>"], [], [], None))
+    failed = Verdict("<b>x</b>", (), (), Measure(0, 0, 1, torch.float32), "<script>")
+    page = render(make_report(record, basis=["<i>"], verdicts=[failed]))
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "<b>x</b>" not in page
@@ -376,7 +380,7 @@ def test_a_network_of_features_has_a_report_without_a_wheel(run, folder):
     code, out, _ = run("a.pt", "-o", "b.onnx", "--report", "r.json", "--report", "r.html")
     assert code == 0, out
     assert json.loads((folder / "r.json").read_text())["hue"] is None
-    assert "The hue wheel" not in (folder / "r.html").read_text()
+    assert "Hue sweep" not in (folder / "r.html").read_text()
 
 
 def test_reading_a_report_changes_nothing(run, folder):

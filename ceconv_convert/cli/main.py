@@ -1,4 +1,4 @@
-"""The command line: whatever ends it becomes one sentence and an exit code."""
+"""The entry point: however a run ends, the user gets one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -7,146 +7,80 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, TextIO, cast
 
 import click
 
 from ceconv_convert.cli.options import cli
-from ceconv_convert.errors import (
-    ConversionError,
-    NothingToConvertError,
-    RefusedLayerError,
-    VerificationError,
-    first_line,
-)
+from ceconv_convert.errors import ConversionError, first_line
+from ceconv_convert.report.terminal import StandardOutputError, standard_output
 
-PASSED, FAILED, UNUSABLE, NOTHING = range(4)
-"""Exit codes: verdict passed; failed; wrong usage or unreadable input; nothing to convert or a refusal."""
+PASSED, FAILED, UNUSABLE = range(3)
+"""Exit codes: the verdict passed; it failed; wrong usage or an unreadable input. Errors have their own."""
 _SIGNALLED, _SIGPIPE = 128, 13
-"""As shells do: a run that a signal ended exits with 128 and its number."""
-_STDERR = 2
-
-
-def main() -> None:
-    """Run the command line; whatever ends it becomes one sentence and an exit code."""
-    _open_ends()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            with contextlib.suppress(OSError):  # a stream that is open for reading too
-                stream.reconfigure(errors="replace")  # a terminal without → is no reason to fail
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _stop)
-    try:
-        with contextlib.redirect_stdout(cast(TextIO, _StandardOutput(sys.stdout))):
-            code = _run()
-    except _StandardOutputError as lost:
-        # What is still to be flushed at exit goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = UNUSABLE
-        if isinstance(lost.error, BrokenPipeError):
-            code = _SIGNALLED + _SIGPIPE
-        else:
-            _say(f"Error: standard output cannot be written: {lost.error.strerror}")
-    sys.exit(code)
-
-
-def _open_ends() -> None:
-    """Give standard streams that are closed a place to go: an output's file would take their number."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
-        pass
-    os.close(number)
-    # What was closed is None: the type that sys gives them does not know that.
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open to the end)
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-
-
-def _run() -> int:
-    written: list[Path] = []
-    try:
-        passed = cli(standalone_mode=False, obj=written)
-        sys.stdout.flush()
-        return FAILED if passed is False else PASSED  # None where click printed help or the version
-    except ConversionError as error:
-        _say(f"Error: {error}")
-        return exit_code(error)
-    except click.UsageError as error:
-        _say(f"{error.ctx.get_usage()}\n" if error.ctx else "", f"Error: {error.format_message()}")
-        return UNUSABLE
-    except _Stopped as stopped:
-        _say(f"Stopped: {_what_was(written)}")
-        return _SIGNALLED + stopped.number
-    except (click.Abort, KeyboardInterrupt):
-        _say(f"Interrupted: {_what_was(written)}")
-        return _SIGNALLED + signal.SIGINT
-    except OSError as error:  # what nobody nearer to it has put into words
-        names = ", ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-        _say(f"Error: {names}: {error.strerror}" if names else f"Error: {first_line(error)}")
-        return UNUSABLE
-
-
-def _what_was(written: Collection[Path]) -> str:
-    if not written:
-        return "nothing was written"
-    return f"{', '.join(map(str, written))} had been written"
-
-
-def _say(*lines: str) -> None:
-    with contextlib.suppress(OSError):  # the exit code says it too
-        for line in filter(None, lines):
-            click.echo(line, err=True)
-
-
-class _StandardOutputError(Exception):
-    """Standard output takes nothing more: an error of its own, which nobody takes for another file's."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class _StandardOutput:
-    """A stream whose failures can be told from those of any other file."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with self._failing():
-            return self._stream.write(text)
-
-    def flush(self) -> None:
-        with self._failing():
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _failing() -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise _StandardOutputError(error) from error
+"""As in shells: the exit code after a signal is 128 plus its number."""
 
 
 class _Stopped(BaseException):
-    """A signal asks to leave: as from an error, so that what lies beside the outputs is cleared."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """A signal that ends the run; raised like an error, so that unfinished outputs are removed."""
 
 
 def _stop(number: int, frame: object) -> None:
     raise _Stopped(number)
 
 
-def exit_code(error: ConversionError) -> int:
-    """The exit code of an error."""
-    if isinstance(error, (NothingToConvertError, RefusedLayerError)):
-        return NOTHING
-    return FAILED if isinstance(error, VerificationError) else UNUSABLE
+def main() -> None:
+    """Run the command line and exit."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a standard stream is closed: without this, an output file would get its number
+    os.close(spare)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without → is no reason to fail
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
+    written: list[Path] = []
+    try:
+        code, message = _run(written), ""
+    except ConversionError as error:
+        code, message = error.exit_code, f"Error: {error}"
+    except click.UsageError as error:
+        usage = f"{error.ctx.get_usage()}\n\n" if error.ctx else ""
+        code, message = UNUSABLE, f"{usage}Error: {error.format_message()}"
+    except _Stopped as stopped:
+        code, message = _SIGNALLED + stopped.args[0], f"Stopped: {_outcome(written)}"
+    except KeyboardInterrupt:
+        code, message = _SIGNALLED + signal.SIGINT, f"Interrupted: {_outcome(written)}"
+    except StandardOutputError as error:
+        code, message = _lost(error.args[0])
+    except OSError as error:  # that nothing has turned into a ConversionError
+        names = ", ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        code, message = (
+            UNUSABLE,
+            f"Error: {names}: {error.strerror}" if names else f"Error: {first_line(error)}",
+        )
+    with contextlib.suppress(OSError):  # the exit code says it too
+        click.echo(message, err=True, nl=bool(message))
+    sys.exit(code)
+
+
+def _run(written: list[Path]) -> int:
+    try:
+        with standard_output():
+            context = cli.make_context("ceconv-convert", sys.argv[1:], obj=written)
+    except click.exceptions.Exit:  # help or the version was printed
+        return PASSED
+    return PASSED if cli.invoke(context) else FAILED
+
+
+def _outcome(written: list[Path]) -> str:
+    return f"{', '.join(map(str, written))} had been written" if written else "nothing was written"
+
+
+def _lost(error: OSError) -> tuple[int, str]:
+    """Exit code and message where standard output takes nothing more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails too
+    if isinstance(error, BrokenPipeError):
+        return _SIGNALLED + _SIGPIPE, ""
+    return UNUSABLE, f"Error: standard output cannot be written: {error.strerror}"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ceconv_convert.report.data import Report
-from ceconv_convert.report.figures import error_per_layer, hue_wheel, timing_bars
+from ceconv_convert.bench.bench_table import HEADINGS, row_as_texts
+from ceconv_convert.bench.measure import Row
+from ceconv_convert.report.figures import error_per_layer, hue_figure, timing_bars
 
 
-def render(report: Report) -> str:
-    """The page: nothing is fetched to show it."""
+def render(report: Mapping[str, Any]) -> str:
+    """The page; it loads nothing from elsewhere."""
     environment = Environment(
         loader=PackageLoader("ceconv_convert.report"),
         autoescape=True,
@@ -23,50 +25,40 @@ def render(report: Report) -> str:
     )
     environment.filters["error"] = _error
     environment.filters["size"] = _size
-    found: dict[str, Any] = dict(report)
-    errors = error_per_layer(found["verdicts"])
-    hue = found["hue"]
-    wheels = [] if hue is None else [what for what in ("scores", "features") if hue[what] is not None]
+    hue, bench, verdicts = report["hue"], report["bench"], report["verdicts"]
+    sweeps = [what for what in ("scores", "features") if hue is not None and hue[what] is not None]
     return environment.get_template("report.html").render(
-        report=found,
-        errors=None if errors is None else Markup(errors),  # noqa: S704 (made by matplotlib, which escapes)
-        wheels={what: Markup(hue_wheel(hue, what)) for what in wheels},  # noqa: S704
-        rows=_rows(found),
-        **_bench(found["bench"]),
+        report=report,
+        errors=_figure(error_per_layer(verdicts)),
+        sweeps={what: _figure(hue_figure(hue, what)) for what in sweeps},
+        rows=[{"layer": layer, "checks": _checks(layer["name"], verdicts)} for layer in report["layers"]],
+        times=None if bench is None else _figure(timing_bars(bench)),
+        headings=HEADINGS,
+        candidates=[] if bench is None else [_texts(row) for row in bench["rows"]],
     )
 
 
-def _bench(bench: dict[str, Any] | None) -> dict[str, Any]:
-    """The bars, and the table as on the terminal."""
-    if bench is None:
-        return {"times": None}
-    from ceconv_convert.bench.bench_table import HEADINGS, row_as_texts
-    from ceconv_convert.bench.measure import Row
-
-    rows = (
-        Row(**{**row, "error": math.nan if row["error"] is None else row["error"]}) for row in bench["rows"]
-    )
-    return {
-        "times": Markup(timing_bars(bench)),  # noqa: S704
-        "headings": HEADINGS,
-        "candidates": [row_as_texts(row) for row in rows],
-    }
+def _figure(svg: str | None) -> Markup | None:
+    """Markup as it is: made by matplotlib, which escapes names."""
+    return None if svg is None else Markup(svg)  # noqa: S704
 
 
-def _rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a layer: what the plan says, and what each verdict does."""
-    rows = []
-    for layer in report["layers"]:
-        checks = []
-        for verdict in report["verdicts"]:
-            by_itself = next((c for c in verdict["layers"] if c["name"] == layer["name"]), None)
-            inside = next((s for s in verdict["steps"] if s["name"] == (layer["name"] or "(root)")), None)
-            symmetry = next(
-                (s for s in verdict["symmetries"] if s["name"] == (layer["name"] or "(root)")), None
-            )
-            checks.append({"by_itself": by_itself, "inside": inside, "symmetry": symmetry})
-        rows.append({"layer": layer, "checks": checks})
-    return rows
+def _checks(name: str, verdicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each verdict says of a layer; None where it does not mention it."""
+    parts = {"by_itself": ("layers", name), "inside": ("steps", name or "(root)")}
+    parts["symmetry"] = ("symmetries", name or "(root)")
+    return [
+        {
+            what: next((check for check in verdict[part] if check["name"] == key), None)
+            for what, (part, key) in parts.items()
+        }
+        for verdict in verdicts
+    ]
+
+
+def _texts(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of times as in the terminal."""
+    return row_as_texts(Row(**{**row, "error": math.nan if row["error"] is None else row["error"]}))
 
 
 def _error(value: float | None) -> str:

@@ -1,13 +1,13 @@
-"""The terminal: a table of layers, progress while something takes its time, verdict lines.
+"""The terminal: a table of layers, progress while something takes its time, the verdict line.
 
-Results go to standard output, progress to standard error and only to a terminal: logs stay clean.
-What needs torch is imported where it is used, so that the terminal can say something while torch loads.
+Results go to standard output; progress to standard error, and only if that is a terminal: logs stay clean.
+What needs torch is imported where it is used: progress is shown while torch loads.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,82 +28,84 @@ if TYPE_CHECKING:
     from ceconv_convert.conversion.plan_table import Plan
     from ceconv_convert.verification.verdict import Verdict
 
-_RIGHT = frozenset({"before", "after"})
 _TABLE_WIDTH = 160
+_StyledRow = tuple[tuple[str, ...], str]
+
+
+class StandardOutputError(Exception):
+    """Standard output takes nothing more; the argument is the system's error."""
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[None]:
+    """For a block that prints: tells a failure of standard output from that of another file."""
+    try:
+        yield
+    except OSError as error:
+        raise StandardOutputError(error) from error
 
 
 class _Console(Console):
-    """rich's, which would end the program itself where nobody reads on."""
+    """rich's console would end the program itself when a pipe is closed."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 class Terminal:
-    """Where the command line prints.
-
-    Args:
-        quiet: nothing but verdicts and errors.
-    """
+    """Where the command line prints; with ``quiet``, the verdict only."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._out = _Console(highlight=False, soft_wrap=True)
         self._err = _Console(stderr=True, highlight=False)
 
-    def line(self, text: str) -> None:
-        """A line of information."""
-        if not self._quiet:
-            self._out.print(Text(text))
+    def line(self, text: str, style: str = "", *, always: bool = False) -> None:
+        """A line of information; ``always`` prints it with ``quiet`` too."""
+        if always or not self._quiet:
+            with standard_output():
+                self._out.print(Text(text, style))
 
     def plan(self, plan: Plan) -> None:
         """The table of layers."""
         from ceconv_convert.conversion.plan_table import HEADINGS
 
-        if self._quiet:
-            return
-        self._table(HEADINGS, _RIGHT, ((row.cells(), "red" if row.refusal else None) for row in plan))
+        self._table(
+            HEADINGS, ("before", "after"), ((row.cells(), "red" if row.refusal else "") for row in plan)
+        )
         for refusal in plan.refusals():
-            self._out.print(Text(refusal, style="red"))
+            self.line(refusal, "red")
         self.line(plan.totals())
 
     def bench(self, bench: Bench) -> None:
-        """The table of candidates, the fastest in each runtime in bold."""
+        """The table of times, the fastest in each runtime in bold."""
         from ceconv_convert.bench.bench_table import HEADINGS, bench_as_lines, row_as_texts
 
-        if self._quiet:
-            return
-        fastest = {
-            runtime: min(row.seconds for row in bench.rows if row.runtime == runtime)
-            for runtime in {row.runtime for row in bench.rows}
-        }
-        rows = (
-            (row_as_texts(row), "bold" if row.seconds == fastest[row.runtime] else None) for row in bench.rows
-        )
-        self._table(HEADINGS, HEADINGS[1:], rows)
+        fastest: dict[str, float] = {}
+        for row in bench.rows:
+            fastest[row.runtime] = min(row.seconds, fastest.get(row.runtime, row.seconds))
+        styles = ("bold" if row.seconds == fastest[row.runtime] else "" for row in bench.rows)
+        self._table(HEADINGS, HEADINGS[1:], zip(map(row_as_texts, bench.rows), styles, strict=True))
         for line in bench_as_lines(bench):
             self.line(line)
 
-    def _table(
-        self,
-        headings: Sequence[str],
-        right: Collection[str],
-        rows: Iterable[tuple[Sequence[str], str | None]],
-    ) -> None:
-        """Rows with their styles. A narrow terminal wraps a long one; cutting it would lose what it says."""
+    def _table(self, headings: Iterable[str], right: Collection[str], rows: Iterable[_StyledRow]) -> None:
+        """A narrow terminal wraps long rows, so that nothing is cut off."""
+        if self._quiet:
+            return
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in headings:
             table.add_column(heading, justify="right" if heading in right else "left", no_wrap=True)
         for cells, style in rows:
             table.add_row(*map(Text, cells), style=style)
-        _Console(highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
+        with standard_output():
+            _Console(width=max(self._out.width, _TABLE_WIDTH)).print(table)
 
     def verdict(self, *verdicts: Verdict) -> None:
-        """The one verdict line; the only thing that ``--quiet`` lets through."""
+        """The verdict line, the only one that is printed with ``quiet``."""
         from ceconv_convert.verification.verdict import verdict_as_line
 
-        passed = all(verdict.passed for verdict in verdicts)
-        self._out.print(Text(verdict_as_line(*verdicts), style="green" if passed else "bold red"))
+        self.line(verdict_as_line(*verdicts), "green" if all(verdicts) else "bold red", always=True)
 
     def wrote(self, path: Path) -> None:
         """What was written, and its size."""
@@ -113,11 +115,10 @@ class Terminal:
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """Show that ``what`` is under way, and how far, until the block ends."""
-        shown = self._err.is_terminal and not self._quiet
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(
-            *columns, TimeElapsedColumn(), console=self._err, transient=True, disable=not shown
-        ) as bar:
+        """Show ``what`` as under way until the block ends; yields a function of steps done and in all."""
+        bars = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), *bars)
+        hidden = self._quiet or not self._err.is_terminal
+        with Progress(*columns, console=self._err, transient=True, disable=hidden) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)

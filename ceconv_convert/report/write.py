@@ -1,28 +1,79 @@
-"""The report as a file: JSON for pipelines, HTML for people."""
+"""The report: plain data, written as JSON for programs or as HTML for people.
+
+The schema is described in docs/report.md. Keys are added, never renamed or dropped, within a version.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ceconv_convert.errors import OutputError
-from ceconv_convert.report.data import Report
-from ceconv_convert.report.html import render
+from ceconv_convert.verification.verdict import Verdict, verdict_as_line, verdict_in_full
 
-REPORT_SUFFIXES = (".json", ".html")
+Report = dict[str, object]
+
+
+def make_report(
+    record: Mapping[str, object],
+    *,
+    basis: Iterable[str] = (),
+    verdicts: Sequence[Verdict],
+    outputs: Iterable[Mapping[str, object]] = (),
+    hue: Mapping[str, object] | None = None,
+    bench: Mapping[str, object] | None = None,
+) -> Report:
+    """The document; numbers that are not finite, which JSON does not have, are None in it.
+
+    Args:
+        record: the provenance of a run, without its verdict.
+        basis: the inputs and the tolerance that verdicts rest on, line by line.
+        verdicts: one per candidate.
+        outputs: what was written: name, bytes and SHA-256.
+        hue: curves over the rotation of the input's hue; None where the input has no three colors.
+        bench: times of candidates; None where they were not measured.
+    """
+    report: Report = {
+        "schema": "ceconv-convert/report",
+        "version": 1,
+        "passed": all(verdicts),
+        "line": verdict_as_line(*verdicts),
+        "basis": list(basis),
+        **{key: value for key, value in record.items() if key != "verdict"},
+        "verdicts": [verdict_in_full(verdict) for verdict in verdicts],
+        "outputs": list(outputs),
+        "hue": hue,
+        "bench": bench,
+    }
+    return {key: _finite(value) for key, value in report.items()}
+
+
+def _finite(value: object) -> object:
+    """A copy with None for every NaN and infinity, however deep."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write a report; the suffix decides how.
+    """Write a report, as HTML where the suffix is ``.html``, else as JSON.
 
     Raises:
         OutputError: where it cannot be written.
     """
     if path.suffix == ".html":
+        from ceconv_convert.report.html import render  # its libraries are an extra
+
         text = render(report)
     else:
         text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        path.write_text(text, "utf-8", "backslashreplace")  # names of files may be no text
+        path.write_text(text, "utf-8", "backslashreplace")  # file names may hold bytes that are no text
     except OSError as error:
         raise OutputError(f"{path.name} cannot be written: {error.strerror}") from error

@@ -1,0 +1,137 @@
+"""Candidates with their verdicts: what a run converts and writes, or a file that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ceconv_convert.checkpoint.container import is_checkpoint
+from ceconv_convert.checkpoint.load import build_candidate
+from ceconv_convert.checkpoint.migrate import Migrated, check_same, migrate_content, save_migrated
+from ceconv_convert.cli.job import ONNX_SUFFIX, WEIGHTS_SUFFIX
+from ceconv_convert.cli.run_context import RunContext
+from ceconv_convert.conversion.convert import replace_layers
+from ceconv_convert.files.save import save_module, save_tensors
+from ceconv_convert.files.source import read_source
+from ceconv_convert.files.staging import Staging
+from ceconv_convert.files.system import name_of
+from ceconv_convert.forms.table import FORMS, form_named
+from ceconv_convert.onnx.deliver import COMPILED, exportable, write_judged_onnx
+from ceconv_convert.onnx.explain import choices_as_lines
+from ceconv_convert.onnx.export import Exported
+from ceconv_convert.onnx.judge_file import judge_onnx
+from ceconv_convert.onnx.runtime import OnnxRunner
+from ceconv_convert.surgery import copy_model
+from ceconv_convert.verification.evidence import Evidence
+from ceconv_convert.verification.judge import judge_module
+from ceconv_convert.verification.outputs import Outputs, run_module
+from ceconv_convert.verification.shapes import failure_on
+from ceconv_convert.verification.verdict import Verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A network that was judged, with what computes its outputs again; in PyTorch or as an ONNX file."""
+
+    verdict: Verdict
+    run: Callable[[Tensor], Outputs]
+    network: nn.Module | None = None
+    exported: Exported | None = None
+
+
+def convert_run(context: RunContext, staging: Staging) -> list[Candidate]:
+    """Convert the original and stage every output; not after a module that failed its verdict."""
+    job, candidates = context.job, []
+    network = None
+    if job.module_form is not None:
+        with context.terminal.progress("converting") as progress:
+            build = form_named(job.module_form).build
+            network = replace_layers(context.model, context.found, build, job.module_form, progress=progress)
+            migrated = _migrate(context, network)
+        # A copy: the module that is saved keeps its mode.
+        candidate = _judge_module(context, f"the {job.module_form} network", copy_model(network).eval())
+        if not candidate.verdict.passed:
+            return [candidate]
+        candidates.append(candidate)
+        for output in job.module_outputs:
+            staged, record = staging.path_for(output), context.record(candidate.verdict)
+            if migrated is not None:
+                for note in save_migrated(migrated, staged, record):
+                    context.terminal.line(f"{output}: {note}")
+            elif output.suffix == WEIGHTS_SUFFIX:
+                save_tensors(network.state_dict(), staged, record)
+            else:
+                save_module(network, staged, record)
+    if job.onnx_outputs:
+        onnx_context = context.for_onnx(*job.onnx_outputs)
+        for output in job.onnx_outputs:
+            converted = network if onnx_context is context and job.onnx_form not in COMPILED else None
+            candidates.append(_export(onnx_context, converted, output, staging.path_for(output)))
+    return candidates
+
+
+def verify_run(context: RunContext, path: Path) -> list[Candidate]:
+    """Judge an ONNX file, or a file that holds a module or its weights."""
+    job, terminal, name = context.job, context.terminal, name_of(path)
+    if path.suffix == ONNX_SUFFIX:
+        evidence = context.for_onnx(path).evidence
+        with terminal.progress(f"judging {name}") as progress:
+            verdict = judge_onnx(evidence, path, progress=progress)
+        return [Candidate(verdict, _runner(path, evidence))]
+    with terminal.progress(f"reading {name}"):
+        source = read_source(path, job.allow, unsafe=job.unsafe)
+        forms = {
+            form.name: replace_layers(context.model, context.found, form.build, form.name)
+            for form in FORMS.values()
+        }
+        network = build_candidate(source, forms).eval()
+        failure_on(network, context.evidence.shape)  # raises where it would take too much memory
+    return [_judge_module(context, name, network)]
+
+
+def _judge_module(context: RunContext, name: str, network: nn.Module) -> Candidate:
+    with context.terminal.progress(f"judging {name}") as progress:
+        verdict = judge_module(context.evidence, network, name, progress=progress)
+    return Candidate(verdict, partial(run_module, network), network)
+
+
+def _runner(path: Path, evidence: Evidence) -> Callable[[Tensor], Outputs]:
+    runner = OnnxRunner(path)
+    return lambda x: runner(x.to(evidence.dtype))
+
+
+def _migrate(context: RunContext, network: nn.Module) -> Migrated | None:
+    """The checkpoint around the weights; None where the source is none, or the form is kept in none."""
+    if context.job.module_form != "conv3d" or not is_checkpoint(context.source):
+        return None
+    rows = (row for row in context.plan if row.kind == "hidden")
+    hidden = [name for row in rows for name in (row.name, *row.aliases)]
+    migrated = migrate_content(context.source, hidden=hidden)
+    check_same(migrated, network)
+    return migrated
+
+
+def _export(context: RunContext, converted: nn.Module | None, output: Path, staged: Path) -> Candidate:
+    """Write an ``.onnx`` output, from ``converted`` where the network was converted to its form already."""
+    job, evidence, terminal = context.job, context.evidence, context.terminal
+    form = job.onnx_form
+    with terminal.progress("exporting to ONNX and running it"):
+        exported, verdict = write_judged_onnx(
+            evidence,
+            exportable(context.model, form, context.found) if converted is None else converted,
+            staged,
+            form=form,
+            opset=job.opset,
+            processor=job.processor,
+            record=lambda verdict, exported: context.record(verdict, form, exported),
+        )
+    notes = [*exported.notes, *choices_as_lines(exported.compiled.choices)]
+    if evidence.data and "size" in exported.fixed and evidence.data[0].shape[1:] != evidence.shape:
+        notes.append("not judged on the user's inputs, which are of another size")
+    for note in notes:
+        terminal.line(f"{output}: {note}")
+    return Candidate(verdict, _runner(staged, evidence), exported=exported)
