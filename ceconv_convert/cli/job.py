@@ -9,20 +9,12 @@ FORM_CHOICES = ("auto", "conv3d", "conv2d", "fourier")
 WEIGHTS_SUFFIX, ONNX_SUFFIX = ".safetensors", ".onnx"
 OUTPUT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", WEIGHTS_SUFFIX, ONNX_SUFFIX)
 """Of outputs; all but the last two hold a module, or the checkpoint that the source is."""
-HTML_SUFFIX = ".html"
-REPORT_SUFFIXES = (".json", HTML_SUFFIX)
+REPORT_SUFFIXES = (".json", ".html")
 
 
 @dataclass(frozen=True)
 class Job:
-    """The arguments and options of one call, under their names in ``options``.
-
-    Attributes:
-        form: None means ``auto`` for ``.onnx`` outputs and ``conv3d`` for all others.
-        processor: None means this machine's.
-        arguments: of the network, by name.
-        threads: None means one per core.
-    """
+    """The arguments and options of one call; ``form`` None means auto for ``.onnx`` outputs, else conv3d."""
 
     model: Path
     converted: Path | None

@@ -96,7 +96,14 @@ _path = click.Path(path_type=Path)
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=_path)
 @click.argument("converted", type=_path, required=False)
-@_repeated("-o", "--output", "outputs", metavar="FILE", type=_output, help="Output file; may be repeated.")
+@_repeated(
+    "-o",
+    "--output",
+    "outputs",
+    metavar="FILE",
+    type=_output,
+    help="Output file, in the format of its suffix.",
+)
 @_option("--form", type=click.Choice(FORM_CHOICES), help="Form of the converted layers.")
 @_option("--input-shape", metavar="C,H,W", type=_shape, help="Shape of one input, as in 3,224,224.")
 @_option("--opset", type=int, default=18, metavar="N", help="Opset of the .onnx file.")
@@ -106,7 +113,7 @@ _path = click.Path(path_type=Path)
 @_repeated("--model-arg", "arguments", metavar="KEY=VALUE", type=_key_value, help="Argument of the network.")
 @_flag("--verify-only", help="Check the file CONVERTED against MODEL; convert nothing.")
 @_option("--inputs", metavar="FILE|FOLDER", type=_path, help="Check on these inputs as well.")
-@_repeated("--report", "reports", metavar="FILE", type=_report, help="Write a report; may be repeated.")
+@_repeated("--report", "reports", metavar="FILE", type=_report, help="Write a report.")
 @_flag("--bench", help="Time the original and all its forms, in ONNX Runtime and in PyTorch.")
 @_option("--batch", type=click.IntRange(1), default=1, help="Batch size for --bench.")
 @_option("--threads", type=click.IntRange(1), help="Threads for --bench.  [default: all cores]")
@@ -135,7 +142,8 @@ def cli(context: click.Context, /, **options: Any) -> bool:
     default this machine's.
 
     Without --input-shape, the first usual shape on which the network runs is taken. --inputs takes a folder
-    of images (its subfolders are classes), .npy, .npz or .safetensors. Reports are .json or .html.
+    of images (its subfolders are classes), .npy, .npz or .safetensors. Reports are .json or .html. The
+    options -o, --report, --allow and --model-arg may be repeated.
 
     Exit codes: 0 the verdict passed; 1 it failed, and nothing was written; 2 wrong usage or unreadable input;
     3 nothing to convert, or a layer was refused.

@@ -25,15 +25,9 @@ def make_report(
     hue: Mapping[str, object] | None = None,
     bench: Mapping[str, object] | None = None,
 ) -> Report:
-    """The document; numbers that are not finite, which JSON does not have, are None in it.
+    """The document, from the provenance ``record`` of a run and a verdict per candidate.
 
-    Args:
-        record: the provenance of a run, without its verdict.
-        basis: the inputs and the tolerance that verdicts rest on, line by line.
-        verdicts: one per candidate.
-        outputs: what was written: name, bytes and SHA-256.
-        hue: curves over the rotation of the input's hue; None where the input has no three colors.
-        bench: times of candidates; None where they were not measured.
+    Numbers that are not finite, which JSON does not have, are None in it. See ``docs/report.md``.
     """
     report: Report = {
         "schema": "ceconv-convert/report",
