@@ -6,87 +6,58 @@ Importing this package imports neither torch nor onnx: the public names load whe
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ceconv_convert.errors import (
-    BenchError,
-    ConversionError,
-    ExportError,
-    InputShapeError,
-    NothingToConvertError,
-    OutputError,
-    RefusedLayerError,
-    SpecError,
-    StateDictError,
-    UnreadableInputError,
-    VerificationError,
-)
-
-if TYPE_CHECKING:
-    from ceconv_convert.api import export_onnx, verify
-    from ceconv_convert.checkpoint.load import load
-    from ceconv_convert.checkpoint.migrate import migrate_checkpoint
-    from ceconv_convert.checkpoint.state_dict import migrate_state_dict
-    from ceconv_convert.conversion.convert import convert
-    from ceconv_convert.conversion.plan import plan
-    from ceconv_convert.conversion.plan_table import Plan
-    from ceconv_convert.layers.ceconv2d import CEConv2D, CEConv2d
-    from ceconv_convert.layers.pooling import GroupCosetAvgPool, GroupCosetMaxPool, GroupMaxPool2d
-    from ceconv_convert.verification.verdict import Verdict
+from ceconv_convert.errors import BenchError as BenchError
+from ceconv_convert.errors import ConversionError as ConversionError
+from ceconv_convert.errors import ExportError as ExportError
+from ceconv_convert.errors import InputShapeError as InputShapeError
+from ceconv_convert.errors import NothingToConvertError as NothingToConvertError
+from ceconv_convert.errors import OutputError as OutputError
+from ceconv_convert.errors import RefusedLayerError as RefusedLayerError
+from ceconv_convert.errors import SpecError as SpecError
+from ceconv_convert.errors import StateDictError as StateDictError
+from ceconv_convert.errors import UnreadableInputError as UnreadableInputError
+from ceconv_convert.errors import VerificationError as VerificationError
 
 __version__ = "0.1.0"
 
-_FILES = {
-    "api": ("export_onnx", "verify"),
-    "checkpoint.load": ("load",),
-    "checkpoint.migrate": ("migrate_checkpoint",),
-    "checkpoint.state_dict": ("migrate_state_dict",),
-    "conversion.convert": ("convert",),
-    "conversion.plan": ("plan",),
-    "conversion.plan_table": ("Plan",),
-    "layers.ceconv2d": ("CEConv2D", "CEConv2d"),
-    "layers.pooling": ("GroupCosetAvgPool", "GroupCosetMaxPool", "GroupMaxPool2d"),
-    "verification.verdict": ("Verdict",),
-}
-"""The public names that load when they are first used, by the file that has them."""
-_FILE_OF = {name: file for file, names in _FILES.items() for name in names}
+if TYPE_CHECKING:
+    from ceconv_convert.api import export_onnx as export_onnx
+    from ceconv_convert.api import verify as verify
+    from ceconv_convert.checkpoint.load import load as load
+    from ceconv_convert.checkpoint.migrate import migrate_checkpoint as migrate_checkpoint
+    from ceconv_convert.checkpoint.state_dict import migrate_state_dict as migrate_state_dict
+    from ceconv_convert.conversion.convert import convert as convert
+    from ceconv_convert.conversion.plan import plan as plan
+    from ceconv_convert.conversion.plan_table import Plan as Plan
+    from ceconv_convert.layers.ceconv2d import CEConv2D as CEConv2D
+    from ceconv_convert.layers.ceconv2d import CEConv2d as CEConv2d
+    from ceconv_convert.layers.pooling import GroupCosetAvgPool as GroupCosetAvgPool
+    from ceconv_convert.layers.pooling import GroupCosetMaxPool as GroupCosetMaxPool
+    from ceconv_convert.layers.pooling import GroupMaxPool2d as GroupMaxPool2d
+    from ceconv_convert.verification.verdict import Verdict as Verdict
+else:
+    _NAMES = {
+        "api": ("export_onnx", "verify"),
+        "checkpoint.load": ("load",),
+        "checkpoint.migrate": ("migrate_checkpoint",),
+        "checkpoint.state_dict": ("migrate_state_dict",),
+        "conversion.convert": ("convert",),
+        "conversion.plan": ("plan",),
+        "conversion.plan_table": ("Plan",),
+        "layers.ceconv2d": ("CEConv2D", "CEConv2d"),
+        "layers.pooling": ("GroupCosetAvgPool", "GroupCosetMaxPool", "GroupMaxPool2d"),
+        "verification.verdict": ("Verdict",),
+    }
+    _FILES = {name: file for file, names in _NAMES.items() for name in names}
+    __all__ = [*(name for name in globals() if name.endswith("Error")), *_FILES]
 
-__all__ = [
-    "BenchError",
-    "CEConv2D",
-    "CEConv2d",
-    "ConversionError",
-    "ExportError",
-    "GroupCosetAvgPool",
-    "GroupCosetMaxPool",
-    "GroupMaxPool2d",
-    "InputShapeError",
-    "NothingToConvertError",
-    "OutputError",
-    "Plan",
-    "RefusedLayerError",
-    "SpecError",
-    "StateDictError",
-    "UnreadableInputError",
-    "Verdict",
-    "VerificationError",
-    "convert",
-    "export_onnx",
-    "load",
-    "migrate_checkpoint",
-    "migrate_state_dict",
-    "plan",
-    "verify",
-]
+    def __getattr__(name):
+        if name not in _FILES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
+        return globals()[name]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _FILE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"ceconv_convert.{_FILE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__():
+        return sorted({*globals(), *__all__})

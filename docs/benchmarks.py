@@ -98,7 +98,7 @@ def main(names: Sequence[str], *, eager: bool) -> None:
             bench = measure(files, modules, torch.randn(shape), provider="CPUExecutionProvider")
         print(f"\n### {name}\n\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")  # noqa: T201
         for row in bench.rows:
-            print(f"| {' | '.join(row_as_texts(row))} |")  # noqa: T201
+            print(f"| {' | '.join(row_as_texts(vars(row)))} |")  # noqa: T201
         print("\n" + "\n".join(bench_as_lines(bench)), flush=True)  # noqa: T201
 
 

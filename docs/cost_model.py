@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import onnx
 import torch
 
-from ceconv_convert.bench.timing import interleave
+from ceconv_convert.bench.measure import interleave
 from ceconv_convert.onnx.passes.costs import Shape, block_of, convolution
 from ceconv_convert.onnx.runtime import OnnxRunner
 

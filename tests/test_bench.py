@@ -12,15 +12,13 @@ from torch import nn
 
 from ceconv_convert import CEConv2d, convert
 from ceconv_convert.bench.bench_table import bench_as_lines, row_as_texts
-from ceconv_convert.bench.machine import check_provider, provider_named
-from ceconv_convert.bench.measure import Bench, Row, measure
+from ceconv_convert.bench.machine import provider_named
+from ceconv_convert.bench.measure import Bench, Row, interleave, measure
 from ceconv_convert.bench.multiplications import multiplications
 from ceconv_convert.bench.session_probe import probe
-from ceconv_convert.bench.timing import interleave
 from ceconv_convert.errors import BenchError
 from ceconv_convert.onnx.deliver import exportable
 from ceconv_convert.onnx.export import write_onnx
-from ceconv_convert.onnx.runtime import OnnxRunner
 from ceconv_convert.report.write import make_report
 from ceconv_convert.verification.tolerance import Measure
 from ceconv_convert.verification.verdict import Verdict
@@ -81,7 +79,7 @@ def test_a_measurement(tmp_path):
             assert row.memory is None or row.memory > 0
             assert row.limit == pytest.approx(row.multiplications / bench.rate)
             assert row.multiplications == 2 * multiplications(files[row.name], x[:1])
-        assert len(row_as_texts(row)) == 9
+        assert len(row_as_texts(asdict(row))) == 9
     json.dumps(asdict(bench))
 
 
@@ -157,8 +155,11 @@ def test_what_cannot_be_measured_is_said(tmp_path):
     write_onnx(convert(Outputs(lambda y: y)), tmp_path / "a.onnx", torch.randn(2, 3, 8, 8))
     with pytest.raises(RuntimeError, match="nvalid"):
         probe(tmp_path / "a.onnx", "CPUExecutionProvider", 1, (1, 5, 8, 8))
-    with pytest.raises(BenchError, match="CUDAExecutionProvider does not load here: ONNX Runtime took CPU"):
-        check_provider("CUDAExecutionProvider", OnnxRunner(tmp_path / "a.onnx").provider)
+    with (
+        pytest.warns(UserWarning, match="CUDA"),
+        pytest.raises(BenchError, match="CUDAExecutionProvider does not load here: ONNX Runtime took CPU"),
+    ):
+        measure({"original": tmp_path / "a.onnx"}, {}, x, provider="CUDAExecutionProvider")
 
 
 def test_busy_machines_are_noticed():

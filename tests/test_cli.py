@@ -305,6 +305,15 @@ def test_the_module_runs_and_helps():
     assert "Exit codes:" in finished.stdout
 
 
+def test_a_shell_completes_the_options():
+    words = {"COMP_WORDS": "ceconv-convert --fo", "COMP_CWORD": "1"}
+    finished = python("-m", "ceconv_convert", _CECONV_CONVERT_COMPLETE="bash_complete", **words)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.split() == ["plain,--form", "plain,--force"]
+    finished = python("-m", "ceconv_convert", _CECONV_CONVERT_COMPLETE="bash_source")
+    assert "complete -o nosort -F _ceconv_convert_completion ceconv-convert" in finished.stdout
+
+
 def test_a_pipe_gets_clean_lines(tmp_path):
     output = tmp_path / "a.onnx"
     finished = python("-m", "ceconv_convert", GOLDEN_SEQUENTIAL, "-o", output)

@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from ceconv_convert.bench.measure import Bench, Row
+from ceconv_convert.bench.measure import Bench
 from ceconv_convert.verification.shapes import as_text
 
-HEADINGS = (
-    *("candidate", "time", "speed", "error", "file"),
-    *("load", "peak memory", "multiplications", "limit"),
-)
 _UNSTEADY = 0.25
 """Of the median: where the middle half of the runs is wider, the times mean little."""
 _RUNTIMES = {"onnx": "ONNX Runtime", "torch": "PyTorch eager"}
-
-
-def row_as_texts(row: Row) -> tuple[str, ...]:
-    """A row, one text a heading; empty where nothing was measured."""
-    return (
-        title(row.name, row.runtime),
-        time_as_text(row.seconds),
-        "" if row.ratio is None else f"{row.ratio:.2f}×",
-        f"{row.error:.1e}",
-        "" if row.size is None else f"{_three_digits(row.size / 1e6)} MB",
-        "" if row.load is None else f"{row.load:.2f} s",
-        "" if row.memory is None else f"{row.memory / 1e6:.0f} MB",
-        "" if row.multiplications is None else f"{_three_digits(row.multiplications / 1e9)}·10⁹",
-        "" if row.limit is None else time_as_text(row.limit),
-    )
-
-
-def title(name: str, runtime: str) -> str:
-    """A candidate in words."""
-    return f"{name}, {_RUNTIMES[runtime]}"
 
 
 def time_as_text(seconds: float) -> str:
@@ -49,6 +27,30 @@ def _three_digits(number: float) -> str:
     return f"{number:.{max(1, 2 - math.floor(math.log10(number)))}f}" if number > 0 else "0"
 
 
+_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "time": ("seconds", time_as_text),
+    "speed": ("ratio", "{:.2f}×".format),
+    "error": ("error", "{:.1e}".format),
+    "file": ("size", lambda size: f"{_three_digits(size / 1e6)} MB"),
+    "load": ("load", "{:.2f} s".format),
+    "peak memory": ("memory", lambda memory: f"{memory / 1e6:.0f} MB"),
+    "multiplications": ("multiplications", lambda count: f"{_three_digits(count / 1e9)}·10⁹"),
+    "limit": ("limit", time_as_text),
+}
+"""By heading: the key in a row, and how its value is written."""
+HEADINGS = ("candidate", *_COLUMNS)
+
+
+def title(row: Mapping[str, Any]) -> str:
+    """The candidate of a row in words."""
+    return f"{row['name']}, {_RUNTIMES[row['runtime']]}"
+
+
+def row_as_texts(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of a report, one text a heading; empty where nothing was measured."""
+    return (title(row), *("" if row[key] is None else text(row[key]) for key, text in _COLUMNS.values()))
+
+
 def bench_as_lines(bench: Bench) -> list[str]:
     """What the table is about, and which rows are unsteady."""
     unsteady = (row for row in bench.rows if row.high - row.low > _UNSTEADY * row.seconds)
@@ -58,7 +60,7 @@ def bench_as_lines(bench: Bench) -> list[str]:
         "medians of interleaved runs; speed against the original in the same runtime; limit: the "
         f"multiplications at {bench.rate / 1e9:.0f}·10⁹ a second, a large matrix product's rate here",
         *(
-            f"{title(row.name, row.runtime)}: a quarter of its runs took more than {time_as_text(row.high)},"
+            f"{title(vars(row))}: a quarter of its runs took more than {time_as_text(row.high)},"
             f" another less than {time_as_text(row.low)}: something else may run on this machine"
             for row in unsteady
         ),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,21 +15,26 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.bench.machine import check_provider, cores, device_for, processor_name
+from ceconv_convert.bench.machine import cores, processor_name
 from ceconv_convert.bench.multiplications import multiplications
 from ceconv_convert.bench.session_probe import probe
-from ceconv_convert.bench.timing import interleave
 from ceconv_convert.errors import BenchError, first_line
 from ceconv_convert.onnx.onnx_files import onnx_files
 from ceconv_convert.onnx.runtime import OnnxRunner
-from ceconv_convert.verification.outputs import Outputs, flatten
+from ceconv_convert.verification.evidence import Progress
+from ceconv_convert.verification.outputs import Outputs, run_module
 from ceconv_convert.verification.shapes import as_text
 from ceconv_convert.verification.tolerance import distance, largest
 
-Progress = Callable[[int, int], None]
 _BASELINE = "original"
 _PRODUCT = "a large matrix product"
 _SIDE = 1024
+_DISCARDED = 2
+_LEAST, _MOST = 5, 40
+_SECONDS = 20.0
+"""For all candidates together; slow ones get fewer runs, never fewer than five."""
+
+Times = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Row:
     low: float
     high: float
     runs: int
-    ratio: float | None
+    ratio: float
     error: float
     size: int | None = None
     load: float | None = None
@@ -61,24 +66,6 @@ class Bench:
     processor: str
     rate: float
     rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """Of the candidates of one runtime: seconds of each run, and outputs on the CPU."""
-
-    runtime: str
-    times: Mapping[str, list[float]]
-    outputs: Mapping[str, Outputs]
-
-    def row(self, name: str, exact: Outputs | None) -> Row:
-        times, baseline = self.times[name], self.times.get(_BASELINE)
-        low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
-        ratio = None
-        if baseline is not None:
-            ratio = statistics.median(before / now for before, now in zip(baseline, times, strict=True))
-        error = _error(self.outputs[name], exact)
-        return Row(name, self.runtime, middle, low, high, len(times), ratio, error)
 
 
 def measure(
@@ -104,41 +91,74 @@ def measure(
         BenchError: where a candidate cannot run on the input, or with that provider.
     """
     threads = threads or cores()
-    with _bench_errors(x):
-        in_onnx = _run_files(files, x, provider, threads, progress)
-        in_torch = _run_modules(modules, x, device_for(provider), threads)
-        rate = _SIDE**3 / statistics.median(in_onnx.times[_PRODUCT])
-        exact = in_torch.outputs.get(_BASELINE, in_onnx.outputs.get(_BASELINE))
-        rows = [
-            _with_file_numbers(in_onnx.row(name, exact), path, x, provider, threads, rate)
-            for name, path in files.items()
-        ]
-        rows += [in_torch.row(name, exact) for name in modules]
-    return Bench(tuple(x.shape), threads, provider, processor_name(provider), rate, tuple(rows))
-
-
-@contextmanager
-def _bench_errors(x: Tensor) -> Iterator[None]:
+    device = torch.device("cuda" if provider.startswith("CUDA") and torch.cuda.is_available() else "cpu")
     try:
-        yield
+        times, outputs = _run_files(files, x, provider, threads, progress)
+        module_times, module_outputs = _run_modules(modules, x.to(device), threads)
+        rate = _SIDE**3 / statistics.median(times.pop(_PRODUCT))
+        exact = (module_outputs or outputs)[_BASELINE]
+        rows = []
+        for name, path in files.items():
+            load, memory = probe(path, provider, threads, x.shape)
+            count = multiplications(path, x[:1]) * len(x)
+            size = sum(file.stat().st_size for file in onnx_files(path))
+            row = _row(name, "onnx", times, _error(outputs[name], exact))
+            row = replace(row, size=size, load=load, memory=memory)
+            rows.append(replace(row, multiplications=count, limit=count / rate))
+        for name, found in module_outputs.items():
+            rows.append(_row(name, "torch", module_times, _error(found, exact)))
     except (RuntimeError, MemoryError) as error:
         shape = as_text(tuple(x.shape))
         raise BenchError(f"the candidates cannot be measured on {shape}: {first_line(error)}") from error
     except OSError as error:
         raise BenchError(f"a file for measuring cannot be written: {error.strerror or error}") from error
+    return Bench(tuple(x.shape), threads, provider, processor_name(device), rate, tuple(rows))
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float = _SECONDS,
+    progress: Progress | None = None,
+) -> Times:
+    """Seconds of every run of every candidate, all of them once a round; two rounds are discarded.
+
+    So the machine's drift meets all of them alike.
+    """
+    times: Times = {name: [] for name in candidates}
+    started = time.perf_counter()
+    rounds = _LEAST + _DISCARDED
+    done = 0
+    while done < rounds:
+        for name, run in candidates.items():
+            begun = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - begun)
+        done += 1
+        each = (time.perf_counter() - started) / done
+        rounds = min(_MOST, max(_LEAST, int(seconds / max(each, 1e-9)))) + _DISCARDED
+        if progress is not None:
+            progress(done, rounds)
+    return {name: found[_DISCARDED:] for name, found in times.items()}
+
+
+def _row(name: str, runtime: str, times: Times, error: float) -> Row:
+    low, middle, high = statistics.quantiles(times[name], n=4, method="inclusive")
+    ratios = (before / now for before, now in zip(times[_BASELINE], times[name], strict=True))
+    return Row(name, runtime, middle, low, high, len(times[name]), statistics.median(ratios), error)
 
 
 def _run_files(
     files: Mapping[str, Path], x: Tensor, provider: str, threads: int, progress: Progress | None
-) -> _Runs:
+) -> tuple[Times, dict[str, Outputs]]:
     """ONNX files in ONNX Runtime, and a large matrix product beside them."""
     runners = {name: OnnxRunner(path, provider, threads) for name, path in files.items()}
     for runner in runners.values():
-        check_provider(provider, runner.provider)
+        if runner.provider != provider:
+            raise BenchError(f"{provider} does not load here: ONNX Runtime took {runner.provider} instead")
     outputs = {name: runner(x) for name, runner in runners.items()}
     runs = {name: partial(runner, x) for name, runner in runners.items()}
-    product = _matrix_product(provider, threads)
-    return _Runs("onnx", interleave({**runs, _PRODUCT: product}, progress=progress), outputs)
+    return interleave({**runs, _PRODUCT: _matrix_product(provider, threads)}, progress=progress), outputs
 
 
 def _matrix_product(provider: str, threads: int) -> Callable[[], object]:
@@ -155,44 +175,34 @@ def _matrix_product(provider: str, threads: int) -> Callable[[], object]:
         return partial(OnnxRunner(path, provider, threads), matrix)
 
 
-def _with_file_numbers(row: Row, path: Path, x: Tensor, provider: str, threads: int, rate: float) -> Row:
-    load, memory = probe(path, provider, threads, x.shape)
-    count = multiplications(path, x[:1]) * len(x)
-    size = sum(file.stat().st_size for file in onnx_files(path))
-    return replace(row, size=size, load=load, memory=memory, multiplications=count, limit=count / rate)
-
-
-def _run_modules(modules: Mapping[str, nn.Module], x: Tensor, device: torch.device, threads: int) -> _Runs:
-    """Modules in PyTorch, eager."""
-    before, image = torch.get_num_threads(), x.to(device)
+def _run_modules(
+    modules: Mapping[str, nn.Module], x: Tensor, threads: int
+) -> tuple[Times, dict[str, Outputs]]:
+    """Modules in PyTorch, eager, on the device of ``x``; outputs on the CPU."""
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with torch.inference_mode():
-            moved = {name: module.to(device) for name, module in modules.items()}
-            # A forward pass may work in place.
-            found = {name: flatten(module(image.clone())) for name, module in moved.items()}
+            moved = {name: module.to(x.device) for name, module in modules.items()}
+            found = {name: run_module(module, x) for name, module in moved.items()}
             outputs = {name: tuple(output.cpu() for output in outputs) for name, outputs in found.items()}
-            times = interleave({name: partial(_run_once, module, image) for name, module in moved.items()})
+            times = interleave({name: partial(_run_once, module, x) for name, module in moved.items()})
     finally:
         torch.set_num_threads(before)
-    return _Runs("torch", times, outputs)
+    return times, outputs
 
 
-def _run_once(module: nn.Module, image: Tensor) -> None:
-    module(image)
-    if image.is_cuda:
-        torch.cuda.synchronize(image.device)
+def _run_once(module: nn.Module, x: Tensor) -> None:
+    module(x)
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
 
 
-def _error(outputs: Outputs, exact: Outputs | None) -> float:
+def _error(outputs: Outputs, exact: Outputs) -> float:
     """The worst distance over all outputs, each over its largest value; what is not finite is worst."""
-    pairs = zip(outputs, exact, strict=True) if exact is not None else ()
-    errors = (_relative_error(found, truth) for found, truth in pairs)
-    return max(errors, key=lambda error: (not math.isfinite(error), error), default=0.0)
-
-
-def _relative_error(found: Tensor, truth: Tensor) -> float:
-    if torch.equal(found, truth):
-        return 0.0
-    scale = largest(truth)
-    return distance(found, truth) / scale if scale else math.inf
+    errors = [0.0]
+    for found, truth in zip(outputs, exact, strict=True):
+        if not torch.equal(found, truth):
+            scale = largest(truth)
+            errors.append(distance(found, truth) / scale if scale else math.inf)
+    return max(errors, key=lambda error: (not math.isfinite(error), error))

@@ -18,7 +18,7 @@ from pathlib import Path
 def probe(path: Path, provider: str, threads: int, shape: Sequence[int]) -> tuple[float, int | None]:
     """Seconds to load a session, and bytes that its process grew by at its peak, up to after a run.
 
-    The bytes are None where the system does not tell. Nothing is shared with candidates that ran before.
+    The bytes are None where the system does not tell.
 
     Raises:
         RuntimeError: where it fails.
@@ -28,8 +28,8 @@ def probe(path: Path, provider: str, threads: int, shape: Sequence[int]) -> tupl
     if finished.returncode:
         lines = [line for line in finished.stderr.splitlines() if not line.startswith((" ", "Traceback"))]
         raise RuntimeError(lines[0] if lines else f"a process ended with {finished.returncode}")
-    load, memory = json.loads(finished.stdout.splitlines()[-1])
-    return load, memory
+    load, before, peak = json.loads(finished.stdout.splitlines()[-1])
+    return load, None if before is None or peak is None else peak - before
 
 
 def _main() -> None:
@@ -46,12 +46,9 @@ def _main() -> None:
     session = onnxruntime.InferenceSession(path, sess_options=options, providers=[provider])
     load = time.perf_counter() - begun
     entry = session.get_inputs()[0]
-    session.run(
-        None, {entry.name: np.zeros(json.loads(shape), "float16" if "16" in entry.type else "float32")}
-    )
-    peak = _own_memory("VmHWM")
-    memory = None if before is None or peak is None else peak - before
-    sys.stdout.write(json.dumps([load, memory]) + "\n")
+    dtype = "float16" if "16" in entry.type else "float32"
+    session.run(None, {entry.name: np.zeros(json.loads(shape), dtype)})
+    sys.stdout.write(json.dumps([load, before, _own_memory("VmHWM")]) + "\n")
 
 
 def _own_memory(key: str) -> int | None:

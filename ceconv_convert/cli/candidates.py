@@ -2,35 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.load import build_candidate
 from ceconv_convert.checkpoint.migrate import Migrated, check_same, migrate_content, save_migrated
-from ceconv_convert.cli.job import ONNX_SUFFIX, WEIGHTS_SUFFIX
-from ceconv_convert.cli.run_context import RunContext
+from ceconv_convert.cli.job import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
 from ceconv_convert.conversion.convert import replace_layers
+from ceconv_convert.conversion.find import FoundLayer
+from ceconv_convert.conversion.plan_table import Plan
+from ceconv_convert.files import provenance
 from ceconv_convert.files.save import save_module, save_tensors
-from ceconv_convert.files.source import read_source
+from ceconv_convert.files.source import Source, read_source
 from ceconv_convert.files.staging import Staging
 from ceconv_convert.files.system import name_of
 from ceconv_convert.forms.table import FORMS, form_named
-from ceconv_convert.onnx.deliver import COMPILED, exportable, write_judged_onnx
+from ceconv_convert.kernel.spec import CyclicSpec
+from ceconv_convert.onnx.deliver import chosen_row, exportable, write_judged_onnx
 from ceconv_convert.onnx.explain import choices_as_lines
 from ceconv_convert.onnx.export import Exported
 from ceconv_convert.onnx.judge_file import judge_onnx
-from ceconv_convert.onnx.runtime import OnnxRunner
+from ceconv_convert.onnx.runtime import CONVOLVED, OnnxRunner
+from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.surgery import copy_model
-from ceconv_convert.verification.evidence import Evidence
+from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.judge import judge_module
 from ceconv_convert.verification.outputs import Outputs, run_module
 from ceconv_convert.verification.shapes import failure_on
-from ceconv_convert.verification.verdict import Verdict
+from ceconv_convert.verification.verdict import Verdict, verdict_summary
+
+
+@dataclass(frozen=True, eq=False)
+class RunContext:
+    """What the steps of a run share: the job, and the original with its layers, once it has run."""
+
+    job: Job
+    terminal: Terminal
+    source: Source
+    model: nn.Module
+    found: Sequence[FoundLayer]
+    plan: Plan
+    evidence: Evidence
+
+    def record(
+        self, verdict: Verdict | None, form: str | None = None, exported: Exported | None = None
+    ) -> provenance.Record:
+        """The provenance of an output or a report; with the forms that were chosen for an ONNX file."""
+        rows = self.plan.convertible
+        if self.job.verify_only:  # nothing is converted
+            rows = tuple(replace(row, form=None) for row in rows)
+        else:
+            form = form or self.plan.form
+        if exported is not None:
+            rows = tuple(chosen_row(row, exported) for row in rows)
+        summary = None if verdict is None else verdict_summary(verdict)
+        layers = [row.as_data() for row in rows]
+        return provenance.record(name_of(self.source.path), self.source.sha256, form, layers, summary)
+
+    def for_onnx(self, *files: Path) -> RunContext:
+        """In float32, if ONNX Runtime does not convolve in the model's dtype; a line on each of ``files``."""
+        evidence, terminal = self.evidence, self.terminal
+        if evidence.dtype in CONVOLVED:
+            return self
+        reason = f"since ONNX Runtime's CPU provider does not convolve in {str(evidence.dtype)[6:]}"
+        for file in files:
+            terminal.line(f"{file}: in float32, {reason}")
+        data, labels = torch.cat(evidence.data) if evidence.data else None, evidence.labels
+        with terminal.progress("running the original in float32"):
+            model = copy_model(self.model).float()
+            single = gather(
+                model, evidence.shape, found=self.found, seed=self.job.seed, data=data, labels=labels
+            )
+        return replace(self, model=model, evidence=single)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +95,6 @@ class Candidate:
 def convert_run(context: RunContext, staging: Staging) -> list[Candidate]:
     """Convert the original and stage every output; not after a module that failed its verdict."""
     job, candidates = context.job, []
-    network = None
     if job.module_form is not None:
         with context.terminal.progress("converting") as progress:
             build = form_named(job.module_form).build
@@ -67,10 +115,8 @@ def convert_run(context: RunContext, staging: Staging) -> list[Candidate]:
             else:
                 save_module(network, staged, record)
     if job.onnx_outputs:
-        onnx_context = context.for_onnx(*job.onnx_outputs)
-        for output in job.onnx_outputs:
-            converted = network if onnx_context is context and job.onnx_form not in COMPILED else None
-            candidates.append(_export(onnx_context, converted, output, staging.path_for(output)))
+        context = context.for_onnx(*job.onnx_outputs)
+        candidates += [_export(context, output, staging.path_for(output)) for output in job.onnx_outputs]
     return candidates
 
 
@@ -84,10 +130,8 @@ def verify_run(context: RunContext, path: Path) -> list[Candidate]:
         return [Candidate(verdict, _runner(path, evidence))]
     with terminal.progress(f"reading {name}"):
         source = read_source(path, job.allow, unsafe=job.unsafe)
-        forms = {
-            form.name: replace_layers(context.model, context.found, form.build, form.name)
-            for form in FORMS.values()
-        }
+        model, found = context.model, context.found
+        forms = {form: replace_layers(model, found, row.build, form) for form, row in FORMS.items()}
         network = build_candidate(source, forms).eval()
         failure_on(network, context.evidence.shape)  # raises where it would take too much memory
     return [_judge_module(context, name, network)]
@@ -108,21 +152,20 @@ def _migrate(context: RunContext, network: nn.Module) -> Migrated | None:
     """The checkpoint around the weights; None where the source is none, or the form is kept in none."""
     if context.job.module_form != "conv3d" or not is_checkpoint(context.source):
         return None
-    rows = (row for row in context.plan if row.kind == "hidden")
-    hidden = [name for row in rows for name in (row.name, *row.aliases)]
-    migrated = migrate_content(context.source, hidden=hidden)
+    # Separable layers, a subclass, are known by their factors.
+    layers = (layer for layer in context.found if type(layer.reading) is CyclicSpec)
+    migrated = migrate_content(context.source, hidden=[name for layer in layers for name in layer.names])
     check_same(migrated, network)
     return migrated
 
 
-def _export(context: RunContext, converted: nn.Module | None, output: Path, staged: Path) -> Candidate:
-    """Write an ``.onnx`` output, from ``converted`` where the network was converted to its form already."""
-    job, evidence, terminal = context.job, context.evidence, context.terminal
-    form = job.onnx_form
-    with terminal.progress("exporting to ONNX and running it"):
+def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
+    """Write an ``.onnx`` output."""
+    job, evidence, form = context.job, context.evidence, context.job.onnx_form
+    with context.terminal.progress("exporting to ONNX and running it"):
         exported, verdict = write_judged_onnx(
             evidence,
-            exportable(context.model, form, context.found) if converted is None else converted,
+            exportable(context.model, form, context.found),
             staged,
             form=form,
             opset=job.opset,
@@ -133,5 +176,5 @@ def _export(context: RunContext, converted: nn.Module | None, output: Path, stag
     if evidence.data and "size" in exported.fixed and evidence.data[0].shape[1:] != evidence.shape:
         notes.append("not judged on the user's inputs, which are of another size")
     for note in notes:
-        terminal.line(f"{output}: {note}")
+        context.terminal.line(f"{output}: {note}")
     return Candidate(verdict, _runner(staged, evidence), exported=exported)

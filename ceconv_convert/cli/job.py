@@ -40,12 +40,6 @@ class Job:
     quiet: bool
 
     @property
-    def default_output(self) -> Path:
-        """Beside the model, with the form in its name."""
-        suffix = ONNX_SUFFIX if self.form == "auto" else ".pt"
-        return self.model.parent / f"{self.model.stem}.{self.form or 'conv3d'}{suffix}"
-
-    @property
     def onnx_outputs(self) -> tuple[Path, ...]:
         """The ``.onnx`` outputs."""
         return tuple(output for output in self.outputs if output.suffix == ONNX_SUFFIX)
@@ -66,13 +60,3 @@ class Job:
         if self.form == "auto" or (self.form is None and self.outputs and not self.module_outputs):
             return None
         return self.form or "conv3d"
-
-    @property
-    def planned_form(self) -> str:
-        """The form in the table of layers."""
-        return self.module_form or "auto"
-
-    @property
-    def only_exports(self) -> bool:
-        """Whether the run only writes ``.onnx`` files, so that a converted network is accepted as input."""
-        return bool(self.outputs) and self.module_form is None and not self.dry_run and not self.bench

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import click
+from click.shell_completion import shell_complete
 
 from ceconv_convert.cli.options import cli
 from ceconv_convert.errors import ConversionError, first_line
@@ -19,6 +20,8 @@ PASSED, FAILED, UNUSABLE = range(3)
 """Exit codes: the verdict passed; it failed; wrong usage or an unreadable input. Errors have their own."""
 _SIGNALLED, _SIGPIPE = 128, 13
 """As in shells: the exit code after a signal is 128 plus its number."""
+_NAME, _COMPLETION = "ceconv-convert", "_CECONV_CONVERT_COMPLETE"
+"""The program, and the variable in which a shell asks it for completions."""
 
 
 class _Stopped(BaseException):
@@ -56,19 +59,20 @@ def main() -> None:
         code, message = _lost(error.args[0])
     except OSError as error:  # that nothing has turned into a ConversionError
         names = ", ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-        code, message = (
-            UNUSABLE,
-            f"Error: {names}: {error.strerror}" if names else f"Error: {first_line(error)}",
-        )
+        found = f"{names}: {error.strerror}" if names else first_line(error)
+        code, message = UNUSABLE, f"Error: {found}"
     with contextlib.suppress(OSError):  # the exit code says it too
         click.echo(message, err=True, nl=bool(message))
     sys.exit(code)
 
 
 def _run(written: list[Path]) -> int:
+    completion = os.environ.get(_COMPLETION)
+    if completion:
+        return shell_complete(cli, {}, _NAME, _COMPLETION, completion)
     try:
         with standard_output():
-            context = cli.make_context("ceconv-convert", sys.argv[1:], obj=written)
+            context = cli.make_context(_NAME, sys.argv[1:], obj=written)
     except click.exceptions.Exit:  # help or the version was printed
         return PASSED
     return PASSED if cli.invoke(context) else FAILED

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from ceconv_convert import __version__
-from ceconv_convert.cli.job import FORM_CHOICES, OUTPUT_SUFFIXES, REPORT_SUFFIXES, Job
+from ceconv_convert.cli.job import FORM_CHOICES, ONNX_SUFFIX, OUTPUT_SUFFIXES, REPORT_SUFFIXES, Job
 from ceconv_convert.report.terminal import Terminal
 
 
@@ -25,9 +25,7 @@ def _shape(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in re.split(r"[,x×]", text)]
     if len(parts) not in (3, 4, 5) or not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in parts):
-        raise click.BadParameter(
-            f"{text!r} is not an input shape: give channels, height and width, as in 3,224,224"
-        )
+        raise click.BadParameter(f"{text!r} is not an input shape, as 3,224,224 is: channels, height, width")
     return tuple(map(int, parts))
 
 
@@ -96,14 +94,7 @@ _path = click.Path(path_type=Path)
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=_path)
 @click.argument("converted", type=_path, required=False)
-@_repeated(
-    "-o",
-    "--output",
-    "outputs",
-    metavar="FILE",
-    type=_output,
-    help="Output file, in the format of its suffix.",
-)
+@_repeated("-o", "--output", "outputs", metavar="FILE", type=_output, help="Write this file, by its suffix.")
 @_option("--form", type=click.Choice(FORM_CHOICES), help="Form of the converted layers.")
 @_option("--input-shape", metavar="C,H,W", type=_shape, help="Shape of one input, as in 3,224,224.")
 @_option("--opset", type=int, default=18, metavar="N", help="Opset of the .onnx file.")
@@ -150,7 +141,8 @@ def cli(context: click.Context, /, **options: Any) -> bool:
     """
     job = Job(**options)
     if not (job.outputs or job.verify_only or job.bench):
-        job = replace(job, outputs=(job.default_output,))
+        name = f"{job.model.stem}.{job.form or 'conv3d'}{ONNX_SUFFIX if job.form == 'auto' else '.pt'}"
+        job = replace(job, outputs=(job.model.parent / name,))
     _check_usage(job, context)
     terminal = Terminal(quiet=job.quiet)
     with terminal.progress("loading torch"):

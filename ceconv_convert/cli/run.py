@@ -4,32 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import torch
 from torch import nn
 
-from ceconv_convert.bench.measure import Bench
+from ceconv_convert.bench.machine import cores, provider_named
+from ceconv_convert.bench.measure import Bench, measure
 from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.load import build_network
-from ceconv_convert.cli.bench_run import bench_run, check_bench
-from ceconv_convert.cli.candidates import Candidate, convert_run, verify_run
+from ceconv_convert.cli.candidates import Candidate, RunContext, convert_run, verify_run
 from ceconv_convert.cli.job import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
-from ceconv_convert.cli.run_context import RunContext
-from ceconv_convert.conversion.convert import check_plan
+from ceconv_convert.conversion.convert import check_plan, replace_layers
 from ceconv_convert.conversion.find import FoundLayer, find_layers
 from ceconv_convert.conversion.plan import plan_layers
-from ceconv_convert.errors import OutputError
+from ceconv_convert.errors import BenchError, OutputError, first_line
 from ceconv_convert.files.interruption import signals_held
 from ceconv_convert.files.source import files_of, read_source, sha256_of
 from ceconv_convert.files.staging import Staging, check_outputs
 from ceconv_convert.files.system import name_of
+from ceconv_convert.forms.table import AUTO, FORMS
+from ceconv_convert.onnx.deliver import exportable
+from ceconv_convert.onnx.export import write_onnx
 from ceconv_convert.onnx.onnx_files import onnx_files
+from ceconv_convert.onnx.runtime import CONVOLVED
 from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.report.write import make_report, write_report
+from ceconv_convert.surgery import copy_model
 from ceconv_convert.user_inputs.read import read_inputs
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.hue_sweep import hue_circle
-from ceconv_convert.verification.shapes import as_text
+from ceconv_convert.verification.shapes import as_text, random_input
 
 
 def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
@@ -56,22 +63,22 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
             )
         model = build_network(source, model=job.factory, arguments=dict(job.arguments))
     found = find_layers(model)
-    plan = plan_layers(model, found, job.planned_form)
+    plan = plan_layers(model, found, job.module_form or AUTO)
     if plan.rows and not job.verify_only:
         terminal.plan(plan)
-    if plan.rows or not (plan.converted and job.only_exports):
+    only_exports = job.outputs and job.module_form is None and not (job.dry_run or job.bench)
+    if plan.rows or not (plan.converted and only_exports):  # a converted network is exported as it is
         check_plan(plan)
     if job.dry_run:
         return True
     context = RunContext(job, terminal, source, model, found, plan, _gather(job, model, found, terminal))
-    if job.bench:
-        check_bench(context)
+    provider = _bench_provider(context) if job.bench else None
     with Staging(read, force=job.force) as staging:
         converted = job.converted  # before this run
         candidates = convert_run(context, staging) if converted is None else verify_run(context, converted)
         verdicts = [candidate.verdict for candidate in candidates]
         passed = all(verdicts)
-        bench = bench_run(context) if passed and job.bench else None
+        bench = _bench(context, provider) if passed and provider is not None else None
         if not passed:
             staging.discard()
         if job.reports:
@@ -118,6 +125,42 @@ def _gather(job: Job, model: nn.Module, found: Sequence[FoundLayer], terminal: T
     for line in evidence.explain():
         terminal.line(line)
     return evidence
+
+
+def _bench_provider(context: RunContext) -> str:
+    """The full name of the provider; BenchError where the network cannot be measured with it here."""
+    dtype, threads = context.evidence.dtype, context.job.threads
+    if dtype not in CONVOLVED:
+        raise BenchError(f"ONNX Runtime does not convolve in {dtype}: measure model.float() instead")
+    if threads is not None and threads > cores():  # that would measure the scheduler
+        raise BenchError(f"--threads {threads} is more than the {cores()} cores here")
+    return provider_named(context.job.provider)
+
+
+def _bench(context: RunContext, provider: str) -> Bench:
+    """Time the original and every form, as ONNX files and as PyTorch modules."""
+    job, evidence, terminal, found = context.job, context.evidence, context.terminal, context.found
+    try:
+        x = random_input((job.batch, *evidence.shape), job.seed, evidence.dtype, torch.device("cpu"))
+    except RuntimeError as error:  # torch's for too little memory too
+        raise BenchError(f"a batch of {job.batch} cannot be made: {first_line(error)}") from error
+    original = copy_model(context.model).eval()
+    with TemporaryDirectory() as folder:
+        fixed = {} if evidence.fixed_size is None else {"size": evidence.fixed_size}
+        export = partial(write_onnx, opset=job.opset, fixed=fixed, processor=job.processor)
+        files = {form: Path(folder) / f"{form}.onnx" for form in ("original", *FORMS, AUTO)}
+        with terminal.progress("exporting the candidates") as progress:
+            for done, (form, path) in enumerate(files.items()):
+                network = original if form == "original" else exportable(original, form, found)
+                export(network, path, evidence.inputs[1], form=form)  # a batch of 2
+                progress(done + 1, len(files))
+        modules = {"original": original}
+        for form, row in FORMS.items():
+            modules[form] = replace_layers(original, found, row.build, form).eval()
+        with terminal.progress("measuring") as progress:
+            bench = measure(files, modules, x, provider=provider, threads=job.threads, progress=progress)
+    terminal.bench(bench)
+    return bench
 
 
 def _write_reports(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ceconv_convert.kernel.spec import Padding, Pair
@@ -110,11 +110,21 @@ class Plan:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def table(self) -> list[str]:
+        """A line of headings, and one for each row."""
+        return aligned_lines([HEADINGS, *(row.cells() for row in self.rows)], right=HEADINGS[-2:])
+
     def __str__(self) -> str:
-        table = [HEADINGS, *(row.cells() for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table]
-        return "\n".join([*lines, *self.refusals(), self.totals()])
+        return "\n".join([*self.table(), *self.refusals(), self.totals()])
+
+
+def aligned_lines(rows: Iterable[Sequence[str]], right: Collection[str]) -> list[str]:
+    """A table as lines: headings first. Columns whose heading is in ``right`` are aligned right."""
+    columns = []
+    for column in zip(*rows, strict=True):
+        align, width = str.rjust if column[0] in right else str.ljust, max(map(len, column))
+        columns.append([align(cell, width) for cell in column])
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
 
 
 def bytes_as_text(count: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from ceconv_convert.bench.bench_table import time_as_text, title
+from ceconv_convert.bench.bench_table import row_as_texts, title
 
 _INK = "#123456"
 """Stands for the page's text color."""
@@ -24,16 +24,9 @@ _LONGEST = 32
 _LARGEST = 1e100
 """Numbers beyond it are drawn there: matplotlib's own arithmetic overflows."""
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-_SETTINGS: dict[Any, Any] = {
-    **dict.fromkeys(_INKED, _INK),
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "grid.alpha": 0.2,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
+_OFF = ("legend.frameon", "axes.spines.top", "axes.spines.right")
+_FONT = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
+_SETTINGS: Any = {**dict.fromkeys(_INKED, _INK), **dict.fromkeys(_OFF, False), **_FONT, "grid.alpha": 0.2}
 
 
 def error_per_layer(verdicts: Sequence[Mapping[str, Any]]) -> str | None:
@@ -63,11 +56,9 @@ def error_per_layer(verdicts: Sequence[Mapping[str, Any]]) -> str | None:
             axes.plot(places, values, "o-", color=color, ms=3.5, lw=1.3, label=_label(candidate))
             for place, value, step in zip(places, values, steps, strict=True):
                 if step["problem"]:
-                    at_edge = math.isnan(value)
-                    transform = axes.get_xaxis_transform() if at_edge else axes.transData
-                    height = 1.0 if at_edge else value
-                    cross = {"ms": 11, "mew": 2.5, "clip_on": False}
-                    axes.plot(place, height, "x", color=color, transform=transform, **cross)
+                    edge = {"transform": axes.get_xaxis_transform()} if math.isnan(value) else {}
+                    height = 1.0 if edge else value
+                    axes.plot(place, height, "x", color=color, ms=11, mew=2.5, clip_on=False, **edge)
         axes.set_yscale("log")
         axes.set_ylabel("error / largest feature")
         shown = range(0, len(names), max(1, len(names) // 24))
@@ -113,10 +104,9 @@ def timing_bars(bench: Mapping[str, Any]) -> str:
         axes.barh(places, times, color=colors, alpha=0.55, height=0.66)
         axes.barh(places, limits, color=colors, height=0.66)
         for place, row, time in zip(places, rows, times, strict=True):
-            ratio = "" if row["ratio"] is None else f"  {row['ratio']:.2f}×"
-            text = f"{time_as_text(row['seconds'])}{ratio}"
+            text = "  ".join(row_as_texts(row)[1:3])
             axes.annotate(text, (time, place), (5, 0), textcoords="offset points", va="center")
-        axes.set_yticks(places, [title(row["name"], row["runtime"]) for row in rows])
+        axes.set_yticks(places, map(title, rows))
         axes.invert_yaxis()
         axes.set_xlim(0, 1.18 * max(times))
         axes.set_xlabel("ms a run")
@@ -130,9 +120,7 @@ def _svg(name: str, size: tuple[float, float], draw: Callable[[Any], None], **su
     """The figure as text; its ids begin with ``name``, since a page has several figures."""
     buffer = io.StringIO()
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # as about fonts: a reader of the page cannot act on them
+        warnings.simplefilter("ignore", UserWarning)  # about fonts: a reader of the page cannot act on it
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot(**subplot))
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

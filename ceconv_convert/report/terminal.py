@@ -7,7 +7,7 @@ What needs torch is imported where it is used: progress is shown while torch loa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +20,12 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from ceconv_convert.bench.measure import Bench
     from ceconv_convert.conversion.plan_table import Plan
     from ceconv_convert.verification.verdict import Verdict
-
-_TABLE_WIDTH = 160
-_StyledRow = tuple[tuple[str, ...], str]
 
 
 class StandardOutputError(Exception):
@@ -68,11 +64,7 @@ class Terminal:
 
     def plan(self, plan: Plan) -> None:
         """The table of layers."""
-        from ceconv_convert.conversion.plan_table import HEADINGS
-
-        self._table(
-            HEADINGS, ("before", "after"), ((row.cells(), "red" if row.refusal else "") for row in plan)
-        )
+        self._table(plan.table(), ("red" if row.refusal else "" for row in plan))
         for refusal in plan.refusals():
             self.line(refusal, "red")
         self.line(plan.totals())
@@ -80,26 +72,20 @@ class Terminal:
     def bench(self, bench: Bench) -> None:
         """The table of times, the fastest in each runtime in bold."""
         from ceconv_convert.bench.bench_table import HEADINGS, bench_as_lines, row_as_texts
+        from ceconv_convert.conversion.plan_table import aligned_lines
 
         fastest: dict[str, float] = {}
         for row in bench.rows:
             fastest[row.runtime] = min(row.seconds, fastest.get(row.runtime, row.seconds))
-        styles = ("bold" if row.seconds == fastest[row.runtime] else "" for row in bench.rows)
-        self._table(HEADINGS, HEADINGS[1:], zip(map(row_as_texts, bench.rows), styles, strict=True))
+        lines = aligned_lines([HEADINGS, *(row_as_texts(vars(row)) for row in bench.rows)], HEADINGS[1:])
+        self._table(lines, ("bold" if row.seconds == fastest[row.runtime] else "" for row in bench.rows))
         for line in bench_as_lines(bench):
             self.line(line)
 
-    def _table(self, headings: Iterable[str], right: Collection[str], rows: Iterable[_StyledRow]) -> None:
-        """A narrow terminal wraps long rows, so that nothing is cut off."""
-        if self._quiet:
-            return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in headings:
-            table.add_column(heading, justify="right" if heading in right else "left", no_wrap=True)
-        for cells, style in rows:
-            table.add_row(*map(Text, cells), style=style)
-        with standard_output():
-            _Console(width=max(self._out.width, _TABLE_WIDTH)).print(table)
+    def _table(self, lines: Iterable[str], styles: Iterable[str]) -> None:
+        """Headings in bold, and rows in their styles; a narrow terminal wraps them."""
+        for line, style in zip(lines, ("bold", *styles), strict=True):
+            self.line(line, style)
 
     def verdict(self, *verdicts: Verdict) -> None:
         """The verdict line, the only one that is printed with ``quiet``."""
