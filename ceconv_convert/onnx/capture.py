@@ -53,7 +53,7 @@ def capture(
         example: an input with a batch of at least 2: a batch of 1 would be taken for a constant.
         opset: of the graph.
         fixed: why the ``batch`` is 1, or the ``size`` the example's.
-        hint: ends an error whose cause is not known.
+        hint: ends an error of unknown cause.
 
     Raises:
         ExportError: where torch cannot export the network at all.

@@ -80,7 +80,7 @@ def write_onnx(
 
     Raises:
         ExportError: where the exporter cannot express the model, or not in this opset.
-        SpecError: for a processor that is not known.
+        SpecError: for an unknown processor.
         OutputError: where the file cannot be written.
     """
     newest = onnx.defs.onnx_opset_version()
@@ -114,10 +114,8 @@ def write_onnx(
         compiled, boundaries = Compiled(), boundaries_of_modules(graph, names)
     found = captured.model.opset_imports.get("")
     if found != opset:
-        raise ExportError(
-            f"the network cannot be written with opset {opset}: the exporter gives {found}; "
-            f"pass --opset {found}"
-        )
+        problem = f"the network cannot be written with opset {opset}: the exporter gives {found}"
+        raise ExportError(f"{problem}; pass --opset {found}")
     _name_inputs_and_outputs(graph)
     common.ClearMetadataAndDocStringPass()(captured.model)  # stack traces, as large as the graph itself
     for value in _values(graph):
@@ -155,11 +153,7 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
 
 
 def save_graph(model: ir.Model, path: Path) -> None:
-    """Write a file, and the weights beside it where one file cannot hold them.
-
-    Raises:
-        OutputError: where it cannot be written.
-    """
+    """Write a file, the weights beside it where one cannot hold them; OutputError where that fails."""
     weights = [value.const_value for value in model.graph.initializers.values()]
     inside = [
         weight for weight in weights if weight is not None and not isinstance(weight, ir.ExternalTensor)

@@ -33,11 +33,6 @@ def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = No
     A file of fixed size or batch is judged on inputs of that; one of dynamic axes on odd sizes and a larger
     batch too, where the network runs on them.
 
-    Args:
-        evidence: from the original.
-        path: the file.
-        progress: called with inputs done and inputs in all.
-
     Raises:
         ExportError: where it cannot be loaded or run value by value, or ONNX Runtime does not convolve in the
             dtype of the original.
@@ -131,22 +126,20 @@ def _norms(
 
 
 def _input_features(values: Mapping[str, Tensor], boundary: Boundary[str], spec: KernelSpec) -> Tensor:
+    """``[B, I, N_in, H, W]``."""
     return _from_file(values[boundary.input], spec.in_channels, spec.in_rotations, boundary.major_in)
 
 
 def _output_features(values: Mapping[str, Tensor], boundary: Boundary[str], spec: KernelSpec) -> Tensor:
+    """``[B, O, N_out, H, W]``."""
     return _from_file(values[boundary.output], spec.out_channels, spec.out_rotations, boundary.major_out)
 
 
 def _from_file(value: Tensor, channels: int, rotations: int, major: bool) -> Tensor:
-    """A value in the layout of a file as ``[B, C, N, H, W]``.
-
-    Raises:
-        RuntimeError, IndexError: where it is of another shape.
-    """
+    """A value of the file as ``[B, C, N, H, W]``; RuntimeError or IndexError where it is of another shape."""
     features = (from_rotation_major if major else split_planes)(value, channels, rotations)
     if features.shape[1:3] != (channels, rotations):
-        raise RuntimeError(f"{tuple(value.shape)} does not hold {channels}×{rotations} planes")
+        raise RuntimeError(f"{tuple(value.shape)} is not {channels} channels of {rotations} rotations")
     return features
 
 

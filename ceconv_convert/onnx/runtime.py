@@ -36,17 +36,12 @@ def check_dtype(dtype: torch.dtype) -> None:
 
 
 class OnnxRunner:
-    """A session: ``runner(x)`` gives the outputs as a tuple of tensors.
-
-    Args:
-        path: of the file.
-        provider: of ONNX Runtime.
-        threads: within an operator; 0 is one a core.
+    """A session: ``runner(x)`` gives the outputs as a tuple of tensors. 0 threads are one a core.
 
     Attributes:
         input: the name of the graph's input.
-        shape: that it declares for it; None is a dynamic axis.
-        provider: that the session runs on: another one where the one asked for does not load.
+        shape: of the input, as declared; None is a dynamic axis.
+        provider: that the session runs on; the CPU's where the requested one does not load.
         texts: the file's ``metadata_props``.
 
     Raises:
@@ -89,8 +84,8 @@ def inner_values(
     Args:
         path: the file.
         x: its input.
-        names: of the values; None are all that a node gives. Sequences and texts are left out.
-        fed: values by name that their consumers take instead of those computed: the graph is cut there.
+        names: of the values; None are all outputs of nodes. Sequences and texts are left out.
+        fed: tensors by the name of the value that they replace: the graph is cut there.
 
     Raises:
         ExportError: where the file cannot be loaded, cannot be cut so, or does not run.
@@ -103,7 +98,8 @@ def inner_values(
         names = [name for node in graph.node for name in node.output if name]
     found = {name: f"{name}{_CUT}" if name in fed else name for name in names}
     inner = [value for value in graph.value_info if value.name not in fed]
-    new, kind = fed.keys() - {value.name for value in graph.input}, graph.input[0].type.tensor_type.elem_type
+    kind, present = graph.input[0].type.tensor_type.elem_type, {value.name for value in graph.input}
+    new = [name for name in fed if name not in present]
     del graph.value_info[:], graph.output[:]
     graph.value_info.extend(inner)
     graph.input.extend(onnx.helper.make_tensor_value_info(name, kind, fed[name].shape) for name in new)
