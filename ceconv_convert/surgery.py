@@ -11,19 +11,11 @@ from ceconv_convert.errors import FOREIGN_FAILURES, ConversionError, first_line
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """A deep copy of ``model``, which is not changed.
-
-    Raises:
-        ConversionError: where a part of it cannot be copied.
-    """
+    """A deep copy of ``model``; raises ConversionError where a part of it cannot be copied."""
     # Pruning and legacy weight norm leave computed tensors on a module, which torch refuses to copy. The copy
     # gets their numbers; its next call computes them anew.
-    computed = [
-        value
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    ]
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
     memo: dict[int, object] = {id(tensor): tensor.detach().clone() for tensor in computed}
     try:
         return copy.deepcopy(model, memo)
@@ -34,18 +26,12 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """``model`` with modules replaced, in place, wherever they are registered.
-
-    Returns:
-        ``model``, or its replacement.
-    """
-    if model in replacements:
-        return replacements[model]
+    """``model``, or its replacement, with modules replaced in place wherever they are registered."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]
-    return model
+    return replacements.get(model, model)
 
 
 def wrapper_prefix(module: nn.Module) -> str:

@@ -251,7 +251,7 @@ def test_what_cannot_be_migrated_is_said_and_nothing_is_written(tmp_path):
     before = sorted(tmp_path.iterdir())
     for name, error, sentence in [
         ("module.pt", UnreadableInputError, "module.pt: it holds a whole module"),
-        ("none.pt", UnreadableInputError, "none.pt: it holds a dict with the keys epoch: no weights"),
+        ("none.pt", UnreadableInputError, "none.pt: it holds a dict with the keys epoch, not weights"),
         ("plain.pt", NothingToConvertError, "no color-equivariant layer"),
         ("missing.pt", UnreadableInputError, "missing.pt cannot be read"),
     ]:

@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ceconv_convert.errors import StateDictError
 from ceconv_convert.files.source import Source
 
 _NESTS = (
@@ -27,7 +26,7 @@ _DEEPEST = 4
 """Containers nest weights once or twice."""
 DROPPED = object()
 """Stands for an item that a container is to lose."""
-_COUNTERS = ("n_averaged",)
+_COUNTER = "n_averaged"
 """What torch's AveragedModel keeps beside the averages."""
 _MOST_PREFIXES = 16
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
@@ -36,19 +35,14 @@ _TORCHVISION = {"downsample": "shortcut", "fc": "linear"}
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Weights found in a container.
-
-    Attributes:
-        tensors: the state dict, keys as in the file.
-        nest: the keys that lead to it, from the outside.
-    """
+    """A state dict in a container, keys as in the file, and the keys that lead to it from the outside."""
 
     tensors: Mapping[str, Tensor]
     nest: tuple[str, ...] = ()
 
     def without_prefix(self) -> dict[str, Tensor]:
         """The network's tensors, under keys without the wrappers' prefix."""
-        keys = self._keys()
+        keys = [key for key in self.tensors if key != _COUNTER]
         start = len(common_prefix(keys))
         return {key[start:]: self.tensors[key] for key in keys}
 
@@ -61,26 +55,15 @@ class Weights:
         return translated if len(translated) == len(plain) else plain  # it has names of its own
 
     def own_names(self, layers: Collection[str] | None) -> list[str] | None:
-        """Layers by their names in this state dict, from those or from the network's.
-
-        Raises:
-            StateDictError: where it has no such layers.
-        """
+        """Layers by their names in this state dict, whether they are named so or as in the network."""
         if layers is None:
             return None
         names = {}
-        for own, published in zip(self._keys(), self.as_published(), strict=True):
-            if own.split(".")[-1] == "weight":
-                layer = own.removesuffix("weight").rstrip(".")
-                names[layer] = names[published.removesuffix("weight").rstrip(".")] = layer
-        missing = sorted(set(layers) - names.keys())
-        if missing:
-            raise StateDictError(f"there are no hidden layers {', '.join(missing)} in the state dict")
-        return [names[name] for name in layers]
-
-    def _keys(self) -> list[str]:
-        """The keys of the network, without what a wrapper counts beside it."""
-        return [key for key in self.tensors if key not in _COUNTERS]
+        own_keys = (key for key in self.tensors if key != _COUNTER)
+        for own, published in zip(own_keys, self.as_published(), strict=True):
+            layer = own.removesuffix("weight").rstrip(".")
+            names[layer] = names[published.removesuffix("weight").rstrip(".")] = layer
+        return [names.get(name, name) for name in layers]
 
 
 def find_weights(content: object, nest: tuple[str, ...] = ()) -> Weights | nn.Module | None:
@@ -100,14 +83,25 @@ def is_state_dict(found: Mapping[Any, Any]) -> bool:
     return bool(found) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
 
 
-def replace_items(
-    content: Mapping[str, Any], change: Callable[[Mapping[Any, Any], tuple[Any, ...]], Mapping[Any, object]]
-) -> Any:
-    """A container with other items, which may be ``DROPPED``.
+def is_checkpoint(source: Source) -> bool:
+    """Whether a file holds weights, and not a whole module."""
+    return isinstance(find_weights(source.content), Weights)
 
-    Args:
-        content: it is not changed; what has no other items is shared.
-        change: called with each dict in it and the keys that lead there; returns the items to replace.
+
+def describe(content: object) -> str:
+    """What a file holds, in words."""
+    if isinstance(content, Mapping):
+        keys = ", ".join(key if isinstance(key, str) else type(key).__name__ for key in islice(content, 20))
+        return f"a dict with the keys {keys[:200]}" if content else "an empty dict"
+    return "a whole module" if isinstance(content, nn.Module) else f"a {type(content).__name__}"
+
+
+def replace_items(
+    content: object, change: Callable[[Mapping[Any, Any], tuple[Any, ...]], Mapping[Any, object]]
+) -> Any:
+    """A container with other items, which may be ``DROPPED``; what has no other items is shared.
+
+    ``change`` is called with each dict in it and the keys that lead there, and returns the items to replace.
     """
     done: dict[tuple[int, int], object] = {}  # a container may hold the same thing many times over
 
@@ -141,19 +135,6 @@ def _with_items(found: Mapping[Any, Any] | list[Any] | tuple[Any, ...], items: d
     return changed
 
 
-def is_checkpoint(source: Source) -> bool:
-    """Whether a file holds weights, and not a whole module."""
-    return isinstance(find_weights(source.content), Weights)
-
-
-def describe(content: object) -> str:
-    """What a file holds, in words."""
-    if isinstance(content, Mapping):
-        keys = ", ".join(key if isinstance(key, str) else type(key).__name__ for key in islice(content, 20))
-        return f"a dict with the keys {keys[:200]}" if content else "an empty dict"
-    return f"a {type(content).__name__}"
-
-
 def common_prefix(keys: Collection[str]) -> str:
     """The wrappers' prefix that all keys have in common, ``""`` without.
 
@@ -162,10 +143,8 @@ def common_prefix(keys: Collection[str]) -> str:
     """
     prefix = ""
     for _ in range(_MOST_PREFIXES):
-        inner = next((p for p in _PREFIXES if all(key.startswith(prefix + p) for key in keys)), None)
-        if inner is None:
-            break
-        prefix += inner
+        longer = (prefix + each for each in _PREFIXES)
+        prefix = next((each for each in longer if all(key.startswith(each) for key in keys)), prefix)
     return prefix
 
 

@@ -8,27 +8,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ceconv_convert import errors
 from ceconv_convert.architectures.registry import recognize
 from ceconv_convert.checkpoint.container import Weights, describe, find_weights
 from ceconv_convert.checkpoint.state_dict import is_migrated
-from ceconv_convert.errors import (
-    FOREIGN_FAILURES,
-    NothingToConvertError,
-    SpecError,
-    UnreadableInputError,
-    first_line,
-)
+from ceconv_convert.errors import NothingToConvertError, UnreadableInputError
 from ceconv_convert.files.class_names import import_from
 from ceconv_convert.files.sanity import check_skeleton, check_tensors
 from ceconv_convert.files.source import Source, read_source
 from ceconv_convert.surgery import unwrapped
+
+Factory = str | Callable[..., nn.Module]
 
 
 def load(
     path: str | Path,
     *,
     allow: Iterable[str] = (),
-    model: str | Callable[..., nn.Module] | None = None,
+    model: Factory | None = None,
     arguments: Mapping[str, Any] | None = None,
     unsafe: bool = False,
 ) -> nn.Module:
@@ -56,14 +53,11 @@ def load(
             classes, all of which the message lists.
         NothingToConvertError: for weights that are migrated already.
     """
-    return build_network(read_source(Path(path), allow, unsafe=unsafe), model=model, arguments=arguments)
+    return build_network(read_source(Path(path), allow, unsafe=unsafe), model, arguments)
 
 
 def build_network(
-    source: Source,
-    *,
-    model: str | Callable[..., nn.Module] | None = None,
-    arguments: Mapping[str, Any] | None = None,
+    source: Source, model: Factory | None = None, arguments: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """The network that a file held; see ``load``."""
     found = find_weights(source.content)
@@ -80,16 +74,12 @@ def build_network(
         return _recognized(found, arguments or {})
     except NothingToConvertError as error:
         raise NothingToConvertError(f"{source.path}: {error}") from error
-    except (UnreadableInputError, SpecError) as error:
+    except (UnreadableInputError, errors.SpecError) as error:
         raise UnreadableInputError(f"{source.path}: {error}") from error
 
 
 def build_candidate(source: Source, converted: Mapping[str, nn.Module]) -> nn.Module:
-    """The module in a converted file, or the converted network that its weights fit.
-
-    Args:
-        source: the file.
-        converted: the original in each form; one of them gets the weights.
+    """The module in a converted file, or the converted network that its weights fit; one of each form.
 
     Raises:
         UnreadableInputError: where the weights fit none of them.
@@ -101,8 +91,7 @@ def build_candidate(source: Source, converted: Mapping[str, nn.Module]) -> nn.Mo
     for state in (found.as_published(), found.without_prefix()):
         for network in converted.values():
             if _shapes(network.state_dict()) == _shapes(state):
-                network.load_state_dict(state, assign=True)
-                return network
+                return _with_weights(network, state)
     raise UnreadableInputError(
         f"{source.path}: its weights fit the converted network in none of the forms {', '.join(converted)}"
     )
@@ -126,7 +115,7 @@ def _recognized(found: Weights, arguments: Mapping[str, Any]) -> nn.Module:
     return _with_weights(recognize(state, device="meta", **arguments), state)
 
 
-def _built(model: str | Callable[..., nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+def _built(model: Factory, arguments: Mapping[str, Any]) -> nn.Module:
     factory: object = model
     if isinstance(model, str):
         module_name, _, attribute = model.partition(":")
@@ -137,8 +126,8 @@ def _built(model: str | Callable[..., nn.Module], arguments: Mapping[str, Any]) 
         raise UnreadableInputError(f"--model {model} is a {type(factory).__name__}, which builds nothing")
     try:
         network: object = factory(**arguments)
-    except FOREIGN_FAILURES as error:
-        message = f"the model cannot be built from {dict(arguments)}: {first_line(error)}"
+    except errors.FOREIGN_FAILURES as error:
+        message = f"the model cannot be built from {dict(arguments)}: {errors.first_line(error)}"
         raise UnreadableInputError(message) from error
     if not isinstance(network, nn.Module):
         raise UnreadableInputError(f"the factory returns a {type(network).__name__}, not a module")

@@ -15,14 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ceconv_convert.checkpoint.container import (
-    DROPPED,
-    Weights,
-    describe,
-    find_weights,
-    is_state_dict,
-    replace_items,
-)
+from ceconv_convert.checkpoint import container
+from ceconv_convert.checkpoint.container import Weights, find_weights
 from ceconv_convert.checkpoint.optimizer import OPTIMIZER_KEYS, carry_over
 from ceconv_convert.checkpoint.state_dict import layers_to_migrate, migrate_state_dict
 from ceconv_convert.conversion.read_state_dict import Direction, LayerTensors
@@ -38,13 +32,9 @@ from ceconv_convert.files.system import name_of
 
 @dataclass(frozen=True, eq=False)
 class Migrated:
-    """A checkpoint in the other form.
+    """A checkpoint in the other form: the container, the weights in it, and their layers before.
 
-    Attributes:
-        content: the container, or the state dict itself.
-        weights: the migrated weights in it.
-        layers: of the weights, before the migration.
-        notes: a line on each thing that is not simply kept.
+    ``notes`` has a line on each thing that is not simply kept.
     """
 
     content: Mapping[str, Any]
@@ -107,23 +97,18 @@ def migrate_checkpoint(
 def migrate_content(
     source: Source, to: Direction = "conv3d", hidden: Collection[str] | None = None
 ) -> Migrated:
-    """What a checkpoint holds, migrated; ``source`` is not changed.
+    """The weights that a file held, migrated; ``source`` is not changed.
 
-    Args:
-        source: it holds a container, or a state dict.
-        to: ``conv3d`` or ``ceconv``.
-        hidden: names of hidden layers, as the file has them or as the network does.
+    Hidden layers may be named as in the file or as in the network.
 
     Raises:
         UnreadableInputError: where it holds no weights.
         StateDictError, NothingToConvertError: as ``migrate_state_dict`` does.
     """
-    content = source.content
-    weights = find_weights(content)
-    if isinstance(weights, nn.Module):
-        raise UnreadableInputError("it holds a whole module, not weights: convert that instead")
-    if weights is None or not isinstance(content, Mapping):
-        raise UnreadableInputError(f"it holds {describe(content)}: no weights")
+    weights = find_weights(source.content)
+    if not isinstance(weights, Weights):
+        advice = ": convert that instead" if isinstance(weights, nn.Module) else ""
+        raise UnreadableInputError(f"it holds {container.describe(source.content)}, not weights{advice}")
     check_tensors(weights.tensors, source.path)
     layers = layers_to_migrate(weights.tensors, to, weights.own_names(hidden))
     keys = weights.without_prefix().keys()
@@ -135,7 +120,7 @@ def migrate_content(
             items, note = carry_over(found, weights.tensors, layers, to)
             notes.append(f"{path}: {note}")
             return items
-        if not is_state_dict(found):
+        if not container.is_state_dict(found):
             return {}
         average = Weights(found)
         if nest != weights.nest and not keys <= average.without_prefix().keys():
@@ -148,11 +133,11 @@ def migrate_content(
                 raise
             notes.append(f"{path}: kept as it is: {error}")
             return {}
-        return {key: migrated.get(key, DROPPED) for key in found}
+        return {key: migrated.get(key, container.DROPPED) for key in found}
 
-    migrated = replace_items(content, change)
-    tensors = reduce(getitem, weights.nest, migrated)
-    return Migrated(migrated, Weights(tensors, weights.nest), tuple(layers), tuple(notes))
+    content = container.replace_items(source.content, change)
+    tensors = reduce(getitem, weights.nest, content)
+    return Migrated(content, Weights(tensors, weights.nest), tuple(layers), tuple(notes))
 
 
 def save_migrated(migrated: Migrated, path: Path, made: provenance.Record) -> list[str]:
@@ -187,10 +172,10 @@ def check_same(migrated: Migrated, network: nn.Module) -> None:
 
 
 def _record(path: Path, sha256: str, to: Direction, layers: Iterable[LayerTensors]) -> provenance.Record:
-    rows = []
-    for layer in layers:
-        shape = list(layer.effective_weight().shape)
-        rows.append({"name": layer.name.rstrip("."), "kind": layer.kind, "weight": shape})
+    rows: list[dict[str, object]] = [
+        {"name": layer.name.rstrip("."), "kind": layer.kind, "weight": list(layer.effective_weight().shape)}
+        for layer in layers
+    ]
     return provenance.record(name_of(path), sha256, to, rows, None)
 
 
@@ -202,13 +187,8 @@ def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | N
             name: tensor.read() if name.endswith("transformation_matrix") else tensor.empty()
             for name, tensor in stored.tensors.items()
         }
-        layers = {
-            f"{layer.name}weight": layer
-            for layer in layers_to_migrate(state, to, Weights(state).own_names(hidden))
-        }
-        for name, layer in layers.items():
-            state[name] = layer.moved(layer.effective_weight(), to)
-            state.pop(f"{layer.name}pointwise_weight", None)
+        names = Weights(state).own_names(hidden)
+        layers = {f"{layer.name}weight": layer for layer in layers_to_migrate(state, to, names)}
 
         def chunks(name: str) -> Iterable[bytes | memoryview]:
             if name not in layers:
@@ -219,4 +199,5 @@ def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | N
             return [bytes_of(full.moved(full.effective_weight(), to))]
 
         made = _record(path, sha256_of(stored.files), to, layers.values())
-        write_stored(staged, state, chunks, {**stored.metadata, provenance.KEY: provenance.as_text(made)})
+        metadata = {**stored.metadata, provenance.KEY: provenance.as_text(made)}
+        write_stored(staged, migrate_state_dict(state, to, hidden=names), chunks, metadata)

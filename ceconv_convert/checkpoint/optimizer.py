@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from ceconv_convert.checkpoint.container import DROPPED
-from ceconv_convert.conversion.read_state_dict import Direction, LayerTensors, SeparableTensors, has_numbers
+from ceconv_convert.conversion import read_state_dict as reading
+from ceconv_convert.conversion.read_state_dict import Direction, LayerTensors, SeparableTensors
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 OPTIMIZER_KEYS = frozenset({"state", "param_groups"})
@@ -25,13 +26,9 @@ def carry_over(
 ) -> tuple[dict[str, object], str]:
     """The ``state`` and ``param_groups`` of an optimizer for the migrated parameters, and a line on them.
 
-    Args:
-        optimizer: an optimizer's state dict; it is not changed.
-        state: the weights before the migration.
-        layers: those of ``state``.
-        to: the form that it is migrated to.
+    ``state`` are the weights before their migration to the form ``to``, with their layers.
     """
-    names = _parameter_names(optimizer, state)
+    names = _parameter_names(optimizer["state"], optimizer["param_groups"], state)
     if names is None:
         reason = "its parameters cannot be told from the weights' names"
         return dict.fromkeys(OPTIMIZER_KEYS, DROPPED), f"the optimizer's state is dropped: {reason}"
@@ -42,7 +39,7 @@ def carry_over(
     kept = {}
     for old, memory in optimizer["state"].items():
         layer = moves.get(names[old])
-        if names[old] not in gone and not isinstance(layer, SeparableTensors):
+        if old in positions and not isinstance(layer, SeparableTensors):
             moved = memory if layer is None else _moved_memory(layer, memory, to)
             if moved is not None:
                 kept[positions[old]] = moved
@@ -68,7 +65,7 @@ def _moved_memory(layer: LayerTensors, memory: Mapping[str, Any], to: Direction)
     result: dict[str, Any] = {}
     for key, value in memory.items():
         if isinstance(value, Tensor) and value.numel() > 1:
-            if value.shape != layer.weight.shape or not has_numbers(value):
+            if value.shape != layer.weight.shape or not reading.has_numbers(value):
                 return None  # factored, flattened or sparse: it has no layout to move
             value = layer.moved(value, to).contiguous()
         elif not isinstance(value, (Tensor, int, float, str, type(None))):
@@ -77,9 +74,8 @@ def _moved_memory(layer: LayerTensors, memory: Mapping[str, Any], to: Direction)
     return result
 
 
-def _parameter_names(optimizer: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[str] | None:
+def _parameter_names(memories: Any, groups: Any, state: Mapping[str, Tensor]) -> list[str] | None:
     """The parameter at each position, in the first order that fits what is remembered of each; else None."""
-    memories, groups = optimizer["state"], optimizer["param_groups"]
     if not isinstance(memories, Mapping) or not isinstance(groups, (list, tuple)):
         return None
     params: list[Any] = [group.get("params") if isinstance(group, Mapping) else None for group in groups]
@@ -88,9 +84,8 @@ def _parameter_names(optimizer: Mapping[str, Any], state: Mapping[str, Tensor]) 
     if not all(isinstance(found, (list, tuple)) for found in params):
         return None
     positions = [position for found in params for position in found]
-    if not all(type(position) is int for position in (*positions, *memories)):
-        return None
-    if positions != list(range(len(positions))) or not memories.keys() <= set(positions):
+    numbered = all(type(position) is int for position in (*positions, *memories))
+    if not numbered or positions != list(range(len(positions))) or not memories.keys() <= set(positions):
         return None
     for order in _orders(state, len(params)):
         names = [name for group in order for name in group]
@@ -104,7 +99,8 @@ def _parameter_names(optimizer: Mapping[str, Any], state: Mapping[str, Tensor]) 
 def _fits(memory: Mapping[str, Any], parameter: Tensor) -> bool:
     """Whether a memory may be of a parameter: it has a tensor of the same shape, or none with axes."""
     tensors = [value for value in memory.values() if isinstance(value, Tensor) and value.dim()]
-    return not tensors or any(has_numbers(value) and value.shape == parameter.shape for value in tensors)
+    numbers = [value for value in tensors if reading.has_numbers(value)]
+    return not tensors or any(value.shape == parameter.shape for value in numbers)
 
 
 def _orders(state: Mapping[str, Tensor], groups: int) -> Iterator[list[list[str]]]:
@@ -115,14 +111,10 @@ def _orders(state: Mapping[str, Tensor], groups: int) -> Iterator[list[list[str]
     """
     names: dict[object, str] = {}
     for name, tensor in state.items():
-        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape))
         if name.split(".")[-1] not in _BUFFERS:
-            names.setdefault(place, name)  # a shared parameter is one
+            names.setdefault(reading.place_of(tensor), name)  # a shared parameter is one
     everything = list(names.values())
     for chosen in (everything, [name for name in everything if not name.endswith("transformation_matrix")]):
-        if groups == 1:
-            yield [chosen]
-        elif groups == 2:
-            kernels = [name for name in chosen if state[name].dim() > 1]
-            others = [name for name in chosen if state[name].dim() <= 1]
-            yield from ([kernels, others], [others, kernels])
+        kernels = [name for name in chosen if state[name].dim() > 1]
+        others = [name for name in chosen if state[name].dim() <= 1]
+        yield from {1: [[chosen]], 2: [[kernels, others], [others, kernels]]}.get(groups, [])

@@ -55,12 +55,9 @@ def migrate_state_dict(
 def layers_to_migrate(
     state: Mapping[str, Tensor], to: Direction, hidden: Collection[str] | None = None
 ) -> list[LayerTensors]:
-    """The layers of ``state``, which are not in the form ``to`` yet.
+    """The layers of ``state``; raises as ``migrate_state_dict`` does where they are not to be migrated.
 
     Only color matrices need numbers; other tensors may be on the meta device.
-
-    Raises:
-        StateDictError, NothingToConvertError: as ``migrate_state_dict`` does.
     """
     if to not in ("conv3d", "ceconv"):
         raise StateDictError(f"to is 'conv3d' or 'ceconv', found {to!r}")
@@ -81,9 +78,10 @@ def layers_to_migrate(
 
 def is_migrated(state: Mapping[str, Tensor]) -> bool:
     """Whether lifting layers are in the form ``conv3d`` already; without one the tensors do not tell."""
+    names = [key.removesuffix("transformation_matrix") for key in state]
     return any(
-        (weight.dim(), matrix.dim()) == (5, 2) and weight.shape[2] == matrix.shape[0] == matrix.shape[1] == 3
-        for key, matrix in state.items()
-        if key.split(".")[-1] == "transformation_matrix"
-        if (weight := state.get(f"{key.removesuffix('transformation_matrix')}weight")) is not None
+        weight.dim() == 5 and weight.shape[2] == 3
+        for name in names
+        if f"{name}transformation_matrix" in state
+        if (weight := state.get(f"{name}weight")) is not None
     )

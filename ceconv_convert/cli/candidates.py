@@ -98,7 +98,7 @@ def convert_run(context: RunContext, staging: Staging) -> list[Candidate]:
     if job.module_form is not None:
         with context.terminal.progress("converting") as progress:
             build = form_named(job.module_form).build
-            network = replace_layers(context.model, context.found, build, job.module_form, progress=progress)
+            network = replace_layers(copy_model(context.model), context.found, build, progress)
             migrated = _migrate(context, network)
         # A copy: the module that is saved keeps its mode.
         candidate = _judge_module(context, f"the {job.module_form} network", copy_model(network).eval())
@@ -130,8 +130,10 @@ def verify_run(context: RunContext, path: Path) -> list[Candidate]:
         return [Candidate(verdict, _runner(path, evidence))]
     with terminal.progress(f"reading {name}"):
         source = read_source(path, job.allow, unsafe=job.unsafe)
-        model, found = context.model, context.found
-        forms = {form: replace_layers(model, found, row.build, form) for form, row in FORMS.items()}
+        forms = {
+            form: replace_layers(copy_model(context.model), context.found, row.build)
+            for form, row in FORMS.items()
+        }
         network = build_candidate(source, forms).eval()
         failure_on(network, context.evidence.shape)  # raises where it would take too much memory
     return [_judge_module(context, name, network)]

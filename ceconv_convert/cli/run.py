@@ -156,7 +156,7 @@ def _bench(context: RunContext, provider: str) -> Bench:
                 progress(done + 1, len(files))
         modules = {"original": original}
         for form, row in FORMS.items():
-            modules[form] = replace_layers(original, found, row.build, form).eval()
+            modules[form] = replace_layers(copy_model(original), found, row.build).eval()
         with terminal.progress("measuring") as progress:
             bench = measure(files, modules, x, provider=provider, threads=job.threads, progress=progress)
     terminal.bench(bench)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -58,40 +58,33 @@ def convert(
     """
     build = form_named(form).build
     found = find_layers(model)
-    return replace_layers(model, found, build, form, inplace=inplace, strict=strict, progress=progress)
+    check_plan(plan_layers(model, found, form), strict=strict)
+    return replace_layers(model if inplace else copy_model(model), found, build, progress)
 
 
 def replace_layers(
     model: nn.Module,
-    found: Sequence[FoundLayer],
+    found: Iterable[FoundLayer],
     build: Callable[[KernelSpec], nn.Module],
-    form: str,
-    *,
-    inplace: bool = False,
-    strict: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
-    """As ``convert``, with what ``build`` makes of a spec; ``form`` is its name in the plan.
+    """``model`` with what ``build`` makes of each spec, in place; refused layers stay.
 
     ``found`` are the layers of ``model``, or of the model that it is a copy of.
     """
-    check_plan(plan_layers(model, found, form), strict=strict)
-    model = model if inplace else copy_model(model)
+    taken = [each for each in found if not isinstance(each.reading, Refusal)]
     replacements: dict[nn.Module, nn.Module] = {}
     tied: dict[tuple[object, ...], list[nn.Parameter]] = {}
-    for done, each in enumerate(found):
-        if isinstance(each.reading, Refusal):
-            continue
+    for done, each in enumerate(taken):
         with torch.inference_mode(False), torch.enable_grad():  # requires_grad follows through the algebra
             source, spec = each.in_copy(model)
             layer = build(spec)
         layer.train(source.training)
-        hooks = {name: value for name, value in vars(source).items() if name in _HOOKS}
-        vars(layer).update(hooks)
+        vars(layer).update((name, value) for name, value in vars(source).items() if name in _HOOKS)
         _share_tied_parameters(layer, source, tied)
         replacements[source] = layer
         if progress is not None:
-            progress(done + 1, len(found))
+            progress(done + 1, len(taken))
     return replace_modules(model, replacements)
 
 
@@ -122,8 +115,7 @@ def _share_tied_parameters(
     for name, parents in (("weight", old.values()), ("bias", () if bias is None else (bias,))):
         if not parents or name not in new:  # parametrized: computed anew for each layer
             continue
-        origin = tuple(map(id, parents))
-        candidates = made.setdefault((type(layer), name, origin), [])
+        candidates = made.setdefault((type(layer), name, *map(id, parents)), [])
         twin = next((other for other in candidates if torch.equal(other, new[name])), None)
         if twin is None:
             candidates.append(new[name])

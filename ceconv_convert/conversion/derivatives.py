@@ -19,6 +19,7 @@ REFUSED_CLASSES = {
     "LEConv2d": "a luminance-equivariant layer scales brightness; its group is not cyclic",
 }
 
+_HSV = "it shifts its filter in HSV space, which no 3×3 color matrix expresses"
 _REASONS = {
     "weight_g": "legacy weight_norm is attached; call torch.nn.utils.remove_weight_norm(layer) first",
     "weight_u": "legacy spectral_norm is attached; call torch.nn.utils.remove_spectral_norm(layer) first",
@@ -27,19 +28,15 @@ _REASONS = {
     "gumbel": "its output is gated by random samples (partially equivariant derivative)",
     "spatial_rotations": "its group has spatial rotations beside hue (another group)",
     "img_shift": "it shifts saturation or value of the image, which is not linear in the input",
-    "hsv_space": "it shifts its filter in HSV space, which no 3×3 color matrix expresses",
-    "sat_shift": "it shifts its filter in HSV space, which no 3×3 color matrix expresses",
+    "hsv_space": _HSV,
+    "sat_shift": _HSV,
     "axis": "it rotates colors about an axis of its own (another group)",
 }
 """By the beginning of a name that a derivative has beside the published layer's; the first one counts."""
 
 _ATTRIBUTES = frozenset(
-    (
-        *("training", "in_channels", "out_channels", "kernel_size", "stride", "padding", "padding_mode"),
-        *("dilation", "groups", "transposed", "output_padding"),
-        *("in_rotations", "out_rotations", "separable", "learnable"),
-    )
-)
+    ("training", "transposed", "in_rotations", "out_rotations", "separable", "learnable")
+).union(nn.Conv2d.__constants__)
 
 
 def is_ours(module: nn.Module) -> bool:
@@ -61,10 +58,8 @@ def derivative_reason(module: nn.Module) -> str | None:
             return REFUSED_CLASSES[cls.__name__]
     lifting = getattr(module, "in_rotations", None) == 1
     expected = {"weight", "bias", "transformation_matrix" if lifting else "pointwise_weight"}
-    tensors = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
-    unknown = {
-        name for name in tensors if name.removeprefix("parametrizations.").split(".")[0] not in expected
-    }
+    tensors = dict([*module.named_parameters(), *module.named_buffers()])
+    unknown = {key for key in tensors if key.removeprefix("parametrizations.").split(".")[0] not in expected}
     unknown |= {name for name, _ in module.named_children()} - {"parametrizations"}
     if is_ours(module):
         unknown |= {name for name, value in vars(module).items() if _is_foreign(module, name, value)}

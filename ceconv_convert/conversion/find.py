@@ -19,10 +19,7 @@ class FoundLayer:
     reading: KernelSpec | Refusal
 
     def in_copy(self, copy: nn.Module) -> tuple[nn.Module, KernelSpec]:
-        """The same layer in a copy of the model, in any dtype, and its spec there; it is not probed again.
-
-        Only for a layer that was not refused.
-        """
+        """The same layer, which was not refused, in a copy of the model; it is not probed again."""
         module = dict(copy.named_modules(remove_duplicate=False))[self.names[0]]
         return module, read_again(module)
 

@@ -36,18 +36,13 @@ def plan(model: nn.Module | Mapping[str, Tensor], form: str = "conv3d") -> Plan:
     """
     if isinstance(model, nn.Module):
         return plan_layers(model, find_layers(model), form)
-    form_named(form)
-    if form != "conv3d":
+    if form_named(form).name != "conv3d":
         raise SpecError(f"a state dict is migrated to conv3d alone, found form={form!r}")
     return Plan(form, tuple(_row_of_tensors(layer, model, form) for layer in layers_in_state(model)))
 
 
 def plan_layers(model: nn.Module, found: Sequence[FoundLayer], form: str) -> Plan:
-    """The plan for layers already found.
-
-    Raises:
-        SpecError: for a form that does not exist.
-    """
+    """The plan for layers already found; raises SpecError for a form that does not exist."""
     if form != AUTO:
         form_named(form)
     converted = sum(isinstance(module, TargetLayer) for module in model.modules())
@@ -66,10 +61,10 @@ def _row(layer: FoundLayer, form: str) -> PlanRow:
         written = row.used(spec)
         after = sum(map(math.prod, row.shapes(spec).values())) * spec.dtype.itemsize
     return PlanRow(
-        name=name,
-        bytes_before=before,
-        aliases=tuple(aliases),
-        kind=spec.kind,
+        name,
+        before,
+        tuple(aliases),
+        spec.kind,
         rotations=(spec.in_rotations, spec.out_rotations),
         channels=(spec.in_channels, spec.out_channels),
         kernel_size=spec.kernel_size,
@@ -85,8 +80,8 @@ def _row_of_tensors(layer: LayerTensors, state: Mapping[str, Tensor], form: str)
     keys = ("weight", "pointwise_weight", "transformation_matrix", "bias")
     before = _bytes(state[key] for name in keys if (key := f"{layer.name}{name}") in state)
     return PlanRow(
-        name=layer.name.rstrip("."),
-        bytes_before=before,
+        layer.name.rstrip("."),
+        before,
         kind=layer.kind,
         rotations=layer.rotations(),
         channels=(weight.shape[1], weight.shape[0]),

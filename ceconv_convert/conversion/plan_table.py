@@ -11,6 +11,7 @@ HEADINGS = (
     *("layer", "kind", "rotations", "channels", "kernel"),
     *("stride", "padding", "form", "before", "after"),
 )
+_SHAPES = ("rotations", "channels", "kernel_size", "stride", "padding")
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,17 @@ class PlanRow:
     refusal: str | None = None
 
     def cells(self) -> tuple[str, ...]:
-        """One text for each of ``HEADINGS``."""
-        name = self.name or "(root)"
-        if self.aliases:
-            name += f" (= {', '.join(self.aliases)})"
-        padding = [low if low == high else f"{low}+{high}" for low, high in self.padding or ()]
+        """One text for each of ``HEADINGS``; equal strides or paddings of rows and columns as one number."""
+        aliases = f" (= {', '.join(self.aliases)})" if self.aliases else ""
+        padding = [str(low) if low == high else f"{low}+{high}" for low, high in self.padding or ()]
         return (
-            name,
+            (self.name or "(root)") + aliases,
             self.kind or "refused",
             "→".join(map(str, self.rotations or ())),
             "→".join(map(str, self.channels or ())),
             "×".join(map(str, self.kernel_size or ())),
-            _pair_as_text(self.stride or ()),
-            _pair_as_text(padding),
+            "×".join(dict.fromkeys(map(str, self.stride or ()))),
+            "×".join(dict.fromkeys(padding)),
             self.form or "",
             bytes_as_text(self.bytes_before),
             "" if self.bytes_after is None else bytes_as_text(self.bytes_after),
@@ -61,15 +60,7 @@ class PlanRow:
 
     def as_data(self) -> dict[str, object]:
         """The row as plain data, for reports and provenance records."""
-        fields = ("rotations", "channels", "kernel_size", "stride", "padding")
-        shapes = {name: _as_lists(getattr(self, name)) for name in fields}
-        return {
-            "name": self.name,
-            "aliases": list(self.aliases),
-            "kind": self.kind,
-            **shapes,
-            "form": self.form,
-        }
+        return {name: getattr(self, name) for name in ("name", "aliases", "kind", *_SHAPES, "form")}
 
 
 @dataclass(frozen=True)
@@ -133,20 +124,7 @@ def bytes_as_text(count: int) -> str:
     >>> bytes_as_text(999), bytes_as_text(12_345), bytes_as_text(3_456_789)
     ('999 B', '12.3 kB', '3.5 MB')
     """
-    if count < 1000:
-        return f"{count} B"
-    size = count / 1000
-    for unit in ("kB", "MB"):
-        if size < 1000:
-            return f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-def _as_lists(value: object) -> object:
-    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _pair_as_text(values: Sequence[object]) -> str:
-    """Two equal values as one, else both."""
-    return "×".join(dict.fromkeys(map(str, values)))
+    for size, unit in ((10**9, "GB"), (10**6, "MB"), (1000, "kB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"

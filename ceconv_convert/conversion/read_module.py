@@ -15,19 +15,9 @@ from torch.nn.utils import parametrize
 from ceconv_convert.conversion.derivatives import CLASS_NAMES, REFUSED_CLASSES, derivative_reason, is_ours
 from ceconv_convert.errors import FOREIGN_FAILURES, SpecError, first_line, shown
 from ceconv_convert.forms.target import TargetLayer
+from ceconv_convert.kernel import spec as specs
 from ceconv_convert.kernel.closed_form import evaluate
-from ceconv_convert.kernel.spec import (
-    CyclicSpec,
-    KernelSpec,
-    LiftingSpec,
-    Padding,
-    Pair,
-    SeparableSpec,
-    factors_problem,
-    is_number,
-    normalize_padding,
-    normalize_pair,
-)
+from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec, LiftingSpec, SeparableSpec
 from ceconv_convert.surgery import copy_model
 
 _TOLERANCE = 1e-4
@@ -48,9 +38,9 @@ def is_candidate(module: nn.Module) -> bool:
     """
     if isinstance(module, TargetLayer) or not _looks_equivariant(module):
         return False
-    inner = [each for each in module.modules() if each is not module]
+    _, *inside = module.modules()
     return _has_layer_name(module) or not any(
-        isinstance(each, TargetLayer) or _looks_equivariant(each) for each in inner
+        isinstance(each, TargetLayer) or _looks_equivariant(each) for each in inside
     )
 
 
@@ -72,19 +62,17 @@ def read_layer(module: nn.Module) -> KernelSpec | Refusal:
     try:
         if getattr(module, "in_rotations", None) is not None:
             _integer(module, "in_rotations")  # which tensors are expected depends on it
-        reason = derivative_reason(module)
-        if reason is not None:
-            return Refusal(reason)
+        problem = derivative_reason(module)
+        if problem is not None:
+            return Refusal(problem)
         spec = read_again(module)
     except SpecError as error:
         return Refusal(str(error))
     ours = is_ours(module)
     if spec.weight.is_meta and (isinstance(spec, LiftingSpec) or not ours):
         return Refusal("its tensors are on the meta device and have no numbers: load the weights first")
-    if ours:
-        return spec
-    difference = _disagreement(module)
-    return spec if difference is None else Refusal(difference)
+    problem = None if ours else _disagreement(module)
+    return spec if problem is None else Refusal(problem)
 
 
 def read_again(module: nn.Module) -> KernelSpec:
@@ -124,33 +112,31 @@ def _disagreement(module: nn.Module) -> str | None:
 
 
 def _read(module: nn.Module) -> KernelSpec:
-    weight, pointwise = _tensor(module, "weight"), getattr(module, "pointwise_weight", None)
-    if _integer(module, "in_rotations") == 1:
-        return LiftingSpec(*_arguments(module, weight), _tensor(module, "transformation_matrix"))
-    if pointwise is None:
-        return CyclicSpec(*_arguments(module, weight))
-    separable = getattr(module, "separable", True)
-    if not isinstance(separable, int) or not separable:
-        raise SpecError(f"it has a pointwise_weight and says separable={shown(separable)}")
-    pointwise = _tensor(module, "pointwise_weight")
-    problem = factors_problem(weight.shape, pointwise.shape)
-    if problem is not None:
-        raise SpecError(f"its weight and pointwise_weight do not fit: {problem}")
-    return SeparableSpec(*_arguments(module, pointwise * weight))
-
-
-def _arguments(module: nn.Module, weight: Tensor) -> tuple[Tensor, Tensor | None, int, Pair, Padding]:
-    """The arguments of every spec, for the effective ``weight``."""
-    kernel_size = normalize_pair(getattr(module, "kernel_size", ()))
-    declared = [_integer(module, name) for name in ("out_channels", "in_channels", "in_rotations")]
-    if list(weight.shape) != [*declared, *kernel_size]:
-        raise SpecError(
-            f"its weight has shape {list(weight.shape)}, its attributes say {[*declared, *kernel_size]}"
-        )
-    stride = normalize_pair(getattr(module, "stride", ()))
-    padding = normalize_padding(getattr(module, "padding", ()), kernel_size, stride)
+    weight = _tensor(module, "weight")
+    kernel_size = specs.normalize_pair(getattr(module, "kernel_size", ()))
+    out_channels, in_channels, in_rotations, out_rotations = (
+        _integer(module, name) for name in ("out_channels", "in_channels", "in_rotations", "out_rotations")
+    )
+    separable = in_rotations != 1 and getattr(module, "pointwise_weight", None) is not None
+    if separable:
+        pointwise, says = _tensor(module, "pointwise_weight"), getattr(module, "separable", True)
+        if not isinstance(says, int) or not says:
+            raise SpecError(f"it has a pointwise_weight and says separable={shown(says)}")
+        problem = specs.factors_problem(weight.shape, pointwise.shape)
+        if problem is not None:
+            raise SpecError(f"its weight and pointwise_weight do not fit: {problem}")
+        weight = pointwise * weight
+    declared = [out_channels, in_channels, in_rotations, *kernel_size]
+    if list(weight.shape) != declared:
+        raise SpecError(f"its weight has shape {list(weight.shape)}, its attributes say {declared}")
+    stride = specs.normalize_pair(getattr(module, "stride", ()))
+    padding = specs.normalize_padding(getattr(module, "padding", ()), kernel_size, stride)
     bias = None if getattr(module, "bias", None) is None else _tensor(module, "bias")
-    return weight, bias, _integer(module, "out_rotations"), stride, padding
+    if in_rotations == 1:
+        matrix = _tensor(module, "transformation_matrix")
+        return LiftingSpec(weight, bias, out_rotations, stride, padding, matrix)
+    kind = SeparableSpec if separable else CyclicSpec
+    return kind(weight, bias, out_rotations, stride, padding)
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:
@@ -162,6 +148,6 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
 
 def _integer(module: nn.Module, name: str) -> int:
     value = getattr(module, name, None)
-    if not is_number(value):
+    if not specs.is_number(value):
         raise SpecError(f"its {name!r} is not a whole number, found {shown(value)}")
     return value

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from ceconv_convert.errors import StateDictError, shown
-from ceconv_convert.kernel.circular import (
-    from_circular,
-    from_lifting_conv3d_weight,
-    lifting_conv3d_weight,
-    to_circular,
-)
+from ceconv_convert.kernel import circular
 from ceconv_convert.kernel.color import color_order, rotations_of
 from ceconv_convert.kernel.spec import Pair, factors_problem
 
@@ -41,7 +37,7 @@ class LayerTensors:
         return {"weight": self.weight}
 
     def effective_weight(self) -> Tensor:
-        return self.weight
+        return reduce(torch.mul, self.factors.values())
 
     def rotations(self) -> Pair | None:
         """N_in and N_out, where the tensors tell. A cyclic layer's are taken for equal."""
@@ -57,18 +53,17 @@ class LayerTensors:
 
         A bijection that changes no number, so that it holds for an optimizer's averages as well.
         """
-        return to_circular(tensor) if to == "conv3d" else from_circular(tensor)
+        return circular.to_circular(tensor) if to == "conv3d" else circular.from_circular(tensor)
 
     def identity(self) -> tuple[object, ...]:
         """Equal for layers whose migrated weights are one tensor."""
-        return (type(self), *map(_place, self.factors.values()))
+        return (type(self), *map(place_of, self.factors.values()))
 
     def check(self) -> None:
         """Raise StateDictError where the weight has no numbers that can be moved."""
         for key, tensor in self.factors.items():
-            if not _is_plain(tensor) or tensor.dtype not in _DTYPES or tensor.numel() == 0:
-                name, found = f"{self.name}{key}", _described(tensor)
-                raise StateDictError(f"{name} is no layer's weight that can be migrated: found {found}")
+            fits = is_plain(tensor) and tensor.dtype in _DTYPES and tensor.numel() > 0
+            _require(fits, self.name + key, tensor, "layer's weight that can be migrated")
 
 
 class HiddenTensors(LayerTensors):
@@ -87,9 +82,6 @@ class SeparableTensors(LayerTensors):
     @property
     def factors(self) -> dict[str, Tensor]:
         return {"weight": self.weight, "pointwise_weight": self.pointwise_weight}
-
-    def effective_weight(self) -> Tensor:
-        return self.pointwise_weight * self.weight
 
     def form(self) -> Direction:
         return "ceconv"
@@ -121,20 +113,18 @@ class LiftingTensors(LayerTensors):
         return None if self.weight.shape[1] != 3 or color_order(self.matrix) == "same" else "ceconv"
 
     def moved(self, tensor: Tensor, to: Direction) -> Tensor:
-        change = lifting_conv3d_weight if to == "conv3d" else from_lifting_conv3d_weight
-        return change(tensor, color_order(self.matrix))
+        forth, back = circular.lifting_conv3d_weight, circular.from_lifting_conv3d_weight
+        return (forth if to == "conv3d" else back)(tensor, color_order(self.matrix))
 
     def identity(self) -> tuple[object, ...]:
         return (*super().identity(), color_order(self.matrix))
 
 
 def layers_in_state(state: Mapping[str, Tensor], hidden: Collection[str] | None = None) -> list[LayerTensors]:
-    """The color-equivariant layers of ``state``, in its order.
+    """The color-equivariant layers of ``state``, in its order, under any prefix.
 
-    Args:
-        state: a state dict, with any prefix.
-        hidden: names of the hidden layers that are not separable, where the tensors do not tell; by default
-            the 5-D weights as deep as the network has rotations.
+    ``hidden`` names the hidden layers that are not separable, where the tensors do not tell; by default they
+    are the 5-D weights as deep as the network has rotations.
 
     Raises:
         StateDictError: where 5-D weights may belong to a plain ``Conv3d`` as well; the message names them.
@@ -146,8 +136,8 @@ def layers_in_state(state: Mapping[str, Tensor], hidden: Collection[str] | None 
         _check_depths(alone, [layer for layer in layers if layer.name not in alone])
     else:
         named = {f"{name}." if name else "" for name in hidden}
-        missing = ", ".join(sorted(named - alone.keys()))
         if named - alone.keys():
+            missing = ", ".join(sorted(name.rstrip(".") for name in named - alone.keys()))
             raise StateDictError(f"there are no hidden layers {missing} in the state dict")
         layers = [layer for layer in layers if layer.name not in alone or layer.name in named]
     for layer in layers:
@@ -170,53 +160,48 @@ def _check_depths(hidden: Mapping[str, int], others: Iterable[LayerTensors]) -> 
 
 def _layer_at(name: str, state: Mapping[str, Tensor]) -> LayerTensors | None:
     """The layer whose weight is ``{name}weight``; None where that is any other module's."""
-    weight, matrix, pointwise = (
-        state.get(f"{name}{key}") for key in ("weight", "transformation_matrix", "pointwise_weight")
-    )
+    keys = [f"{name}{key}" for key in ("weight", "transformation_matrix", "pointwise_weight")]
+    weight, matrix, pointwise = map(state.get, keys)
     if matrix is not None and pointwise is not None:
         raise StateDictError(f"{name or 'the root'} has both a transformation_matrix and a pointwise_weight")
     if not isinstance(weight, Tensor) or weight.dim() != 5:
-        if matrix is None and pointwise is None:
-            return None
-        raise StateDictError(
-            f"{name}weight is no color-equivariant layer's, which have five axes: found {_described(weight)}"
-        )
+        found_layer = matrix is not None or pointwise is not None
+        _require(not found_layer, keys[0], weight, "color-equivariant layer's, which have five axes")
+        return None
     if matrix is not None:
-        if not has_numbers(matrix) or matrix.shape != (3, 3) or not matrix.is_floating_point():
-            found = _described(matrix)
-            raise StateDictError(f"{name}transformation_matrix is no color matrix: found {found}")
-        if weight.shape[2] != 1 and weight.shape[1:3] != (1, 3):
-            raise StateDictError(
-                f"{name}weight is no lifting layer's, [O, I, 1, kh, kw] or as a Conv3d [O, 1, 3, kh, kw]: "
-                f"found {_described(weight)}"
-            )
+        fits = has_numbers(matrix) and matrix.shape == (3, 3) and matrix.is_floating_point()
+        _require(fits, keys[1], matrix, "color matrix")
+        fits = weight.shape[2] == 1 or weight.shape[1:3] == (1, 3)
+        _require(fits, keys[0], weight, "lifting layer's, [O, I, 1, kh, kw] or as a Conv3d [O, 1, 3, kh, kw]")
         return LiftingTensors(name, weight, matrix)
     if pointwise is None:
         return HiddenTensors(name, weight)
-    if not isinstance(pointwise, Tensor) or pointwise.dim() != 5 or pointwise.shape[3:] != (1, 1):
-        found = _described(pointwise)
-        raise StateDictError(f"{name}pointwise_weight is no rotation factor: found {found}")
+    fits = isinstance(pointwise, Tensor) and pointwise.dim() == 5 and pointwise.shape[3:] == (1, 1)
+    _require(fits, keys[2], pointwise, "rotation factor")
     return SeparableTensors(name, weight, pointwise)
 
 
-def has_numbers(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers can be moved: it is strided, and not on the meta device."""
-    return isinstance(tensor, Tensor) and _is_plain(tensor) and not tensor.is_meta
+def _require(fits: bool, key: str, found: object, expected: str) -> None:
+    if fits:
+        return
+    text = shown(found)
+    if isinstance(found, Tensor):
+        shape = f" of shape {list(found.shape)} on {found.device}"
+        text = f"{found.dtype}{shape}" if is_plain(found) else f"a sparse, quantized or nested {found.dtype}"
+    raise StateDictError(f"{key} is no {expected}: found {text}")
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is strided, neither quantized nor nested; it may be on the meta device."""
     return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
 
 
-def _place(tensor: Tensor) -> tuple[object, ...]:
+def has_numbers(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers can be moved."""
+    return isinstance(tensor, Tensor) and is_plain(tensor) and not tensor.is_meta
+
+
+def place_of(tensor: Tensor) -> tuple[object, ...]:
     """Equal for tensors that are the same numbers in memory."""
     place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
     return (*place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
-
-
-def _described(tensor: object) -> str:
-    if not isinstance(tensor, Tensor):
-        return shown(tensor)
-    kind = str(tensor.dtype) if _is_plain(tensor) else f"a sparse, quantized or nested {tensor.dtype}"
-    shape = "" if tensor.is_nested else f" of shape {list(tensor.shape)}"
-    return f"{kind}{shape}{' without numbers' if tensor.is_meta else ''}"

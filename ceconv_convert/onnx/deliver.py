@@ -9,8 +9,9 @@ from pathlib import Path
 import onnx_ir as ir
 from torch import nn
 
-from ceconv_convert.conversion.convert import replace_layers
+from ceconv_convert.conversion.convert import check_plan, replace_layers
 from ceconv_convert.conversion.find import FoundLayer, find_layers
+from ceconv_convert.conversion.plan import plan_layers
 from ceconv_convert.conversion.plan_table import PlanRow
 from ceconv_convert.files import provenance
 from ceconv_convert.files.system import name_of
@@ -41,14 +42,14 @@ def exportable(model: nn.Module, form: str, found: Sequence[FoundLayer] | None =
     """
     found = find_layers(model) if found is None else found
     compiled = form in COMPILED
-    network = copy_model(model) if compiled else model
+    network = copy_model(model)
     if compiled:
         circular = [layer for layer in network.modules() if isinstance(layer, DepthConv3d)]
         network = replace_modules(network, {layer: SymbolicLayer(layer.to_spec()) for layer in circular})
     if not found and any(isinstance(layer, TargetLayer) for layer in network.modules()):
         return network
-    build = SymbolicLayer if compiled else form_named(form).build
-    return replace_layers(network, found, build, form, inplace=compiled)
+    check_plan(plan_layers(network, found, form))
+    return replace_layers(network, found, SymbolicLayer if compiled else form_named(form).build)
 
 
 def chosen_row(row: PlanRow, exported: Exported) -> PlanRow:
