@@ -125,7 +125,7 @@ def _bush(model):
 DAMAGED_STATES = {
     "no parameters": (_forget("_parameters"), "module 0 is damaged: it has no _parameters"),
     "no modules": (_set("_modules", None), "module 0 is damaged: it has no _modules"),
-    "no mode": (_forget("training"), "does not say whether it is in training mode"),
+    "no mode": (_forget("training"), "its training is NoneType, not a bool"),
     "no hooks": (_forget("_forward_hooks"), "its _forward_hooks are not empty"),
     "a hook on the state": (_set("_state_dict_hooks", {0: None}), "its _state_dict_hooks are not empty"),
     "a number of parameters": (_set("_parameters", 3), "module 0 is damaged: it has no _parameters"),

@@ -138,7 +138,7 @@ def test_a_failed_onnx_verdict_writes_nothing_at_all(run, folder, monkeypatch):
 BAD = {
     "a missing file": (["none.pt"], 2, "none.pt cannot be read: No such file or directory"),
     "a folder": (["."], 2, ". is a folder"),
-    "an empty file": (["empty.pt"], 2, "empty.pt is empty"),
+    "an empty file": (["empty.pt"], 2, "empty.pt cannot be read as a torch file: it is empty"),
     "a truncated file": (["truncated.pt"], 2, "truncated or damaged"),
     "a random file": (["random.pt"], 2, "not a file that torch.save writes"),
     "a foreign class": (["foreign.pt"], 2, "--allow tests.hostile.HelperNetwork"),

@@ -185,7 +185,7 @@ def test_inputs_that_are_not_finite(tmp_path, number):
     array = SMALL.copy()
     array[1, 2, 3, 4] = number
     np.save(tmp_path / "a.npy", array)
-    refused(tmp_path / "a.npy", "a.npy: input 1 has NaN or Inf")
+    refused(tmp_path / "a.npy", "cannot be read as inputs: input 1 has NaN or Inf")
 
 
 LABELS = {
@@ -213,9 +213,9 @@ WRONG_LABELS = {
     "no numbers": (np.array([0, np.nan]), "has the label nan"),
     "infinite": (np.array([0, np.inf]), "has the label inf"),
     "huge": (np.array([0, 2**63], np.uint64), "has the label 9223372036854775808"),
-    "soft": (np.array([[0.5, 0.5], [0.1, 0.9]]), "labels of shape .2, 2.: expected a class number for each"),
+    "soft": (np.array([[0.5, 0.5], [0.1, 0.9]]), "labels of shape .2, 2.: expected one class number each"),
     "several ones": (np.ones((2, 3)), "labels of shape .2, 3."),
-    "one too few": (np.array([1]), "there are 2 inputs and labels of shape .1."),
+    "one too few": (np.array([1]), "it has 2 inputs and labels of shape .1."),
     "a scalar": (np.array(1), "labels of shape ..:"),
     "a class for each pixel": (np.zeros((2, 4, 5), np.int64), "labels of shape .2, 4, 5."),
     "names": (np.array(["cat", "dog"]), "it has an array of <U3, and real numbers are expected"),
@@ -265,7 +265,9 @@ def test_grays_of_16_bits_keep_them(tmp_path, suffix):
 
 def test_pixels_of_no_known_range_are_refused(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(UnreadableInputError, match=r"a\.tif has pixels whose range is not known"):
+    with pytest.raises(
+        UnreadableInputError, match=r"a\.tif cannot be read as inputs: it has pixels in .* of no known range"
+    ):
         read_inputs(tmp_path, None)
 
 
@@ -340,10 +342,10 @@ NO_IMAGES = {
         lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
         "identify",
     ),
-    "a broken link": (lambda path: path.symlink_to("nowhere"), "cannot be read as inputs: No such file"),
-    "a link to itself": (lambda path: path.symlink_to(path), "cannot be read as inputs: Too many levels"),
-    "a pipe": (os.mkfifo, "is not a regular file"),
-    "a device": (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
+    "a broken link": (lambda path: path.symlink_to("nowhere"), "cannot be read: No such file"),
+    "a link to itself": (lambda path: path.symlink_to(path), "cannot be read: Too many levels"),
+    "a pipe": (os.mkfifo, "is no regular file"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
     "a folder": (lambda path: path.mkdir(), "is a folder in a folder of one class"),
 }
 
@@ -362,7 +364,7 @@ def test_a_socket_is_no_image(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # its name may have 108 characters
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("b.png")
-        with pytest.raises(UnreadableInputError, match="is not a regular file"):
+        with pytest.raises(UnreadableInputError, match="is no regular file"):
             read_inputs(tmp_path, None)
 
 

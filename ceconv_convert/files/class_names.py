@@ -1,4 +1,4 @@
-"""Which classes a pickle may name.
+"""Which classes a pickle may name, and stand-ins for them, whose constructors it cannot call.
 
 Classes only, never functions: a class does nothing that its author did not write. Class names of the
 published code, and those of earlier versions of this package, stand for our classes of the same name.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import types
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -90,3 +92,38 @@ def import_from(module_name: str, attribute: str, what: str) -> object:
         # This very entry, not an equal one, which ``python -m`` puts first.
         sys.path[:] = [entry for entry in sys.path if entry is not here]
     return found
+
+
+class StandIns:
+    """Makes stand-ins for module classes; ``restore`` turns their instances into those of the real classes.
+
+    pickle makes a module empty and then sets its state. A file that calls a constructor instead, with
+    arguments of its own, can claim any amount of memory: no honest file does.
+    """
+
+    def __init__(self) -> None:
+        self._made: list[tuple[nn.Module, type[nn.Module], str]] = []
+
+    def of(self, cls: type, name: str) -> type:
+        """The stand-in for a module class that a file calls ``name``; any other class is its own."""
+        if not issubclass(cls, nn.Module):
+            return cls
+
+        def make(stand_in: type[nn.Module], *arguments: Any, **options: Any) -> nn.Module:
+            if arguments or options:
+                refuse()
+            self._made.append((object.__new__(stand_in), cls, name))
+            return self._made[-1][0]
+
+        def refuse(*arguments: Any, **options: Any) -> None:
+            raise TypeError(f"it calls the constructor of {cls.__name__}, which no saved module does")
+
+        members = {"__new__": make, "__init__": refuse, "__module__": cls.__module__}
+        return types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(members))
+
+    def restore(self) -> None:
+        """Set the real class of every instance, and remember a published class name beside it."""
+        for module, cls, name in self._made:
+            object.__setattr__(module, "__class__", cls)  # nn.Module's own setter reads its state
+            if name.partition(".")[0] != cls.__module__.partition(".")[0]:
+                vars(module)[ceconv2d.PICKLED_AS] = name

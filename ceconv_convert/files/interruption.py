@@ -52,11 +52,7 @@ def _raise_again(caught: list[int]) -> None:
 
 
 def make_hidden_folder(parent: Path, removal: contextlib.ExitStack) -> Path:
-    """Make a new folder in ``parent``, locked until ``removal`` is closed, which removes it.
-
-    Raises:
-        OSError: where it cannot be made.
-    """
+    """Make a new folder in ``parent``, locked until ``removal`` is closed, which removes it."""
     _remove_abandoned(parent)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
@@ -71,13 +67,7 @@ def make_hidden_folder(parent: Path, removal: contextlib.ExitStack) -> Path:
 
 
 def _lock(folder: Path) -> int:
-    """A descriptor that holds the lock of ``folder`` until it is closed, or the process ends.
-
-    Raises:
-        BlockingIOError: where another process holds it.
-        FileNotFoundError: where there is no such folder, or no longer.
-        OSError: where folders cannot be locked.
-    """
+    """A descriptor that holds the lock; BlockingIOError where another process holds it."""
     if fcntl is None:
         raise OSError("folders cannot be locked")
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

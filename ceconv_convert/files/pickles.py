@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ import torch
 from torch import nn
 
 from ceconv_convert.errors import UnreadableInputError
-from ceconv_convert.files.class_names import allowed_by_user, resolve
-from ceconv_convert.files.standin import StandIns
+from ceconv_convert.files.class_names import StandIns, allowed_by_user, resolve
 from ceconv_convert.files.system import reading
 from ceconv_convert.files.zip_archive import MAGIC as ZIP
 from ceconv_convert.files.zip_archive import checked_archive
@@ -32,11 +31,7 @@ _RESAVE = "torch.save(torch.load(path, weights_only=False), path)"
 
 
 def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
-    """The object in a torch file, on the CPU.
-
-    Args:
-        path: the file.
-        allow: classes that it may name beside those of ``torch.nn`` and the published networks.
+    """The object in a torch file, on the CPU; ``allow`` names further classes that the file may name.
 
     Raises:
         UnreadableInputError: where the file is missing, damaged, names what is not allowed, or is a whole
@@ -46,19 +41,24 @@ def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
     with reading(path, _KIND):
         names = _names_in(file)
     allowed = allowed_by_user(allow)
-    known = {name: cls for name in names if (cls := allowed.get(name) or resolve(name)) is not None}
+    classes = {name: allowed.get(name) or resolve(name) for name in names}
+    known = {name: cls for name, cls in classes.items() if cls is not None}
     is_legacy = _is_legacy(file)
     if len(known) < len(names):
-        raise UnreadableInputError(_refusal(path, sorted({*names} - {*known}), is_legacy))
+        refused = sorted({*names} - {*known})
+        flags = " ".join(f"--allow {name}" for name in refused)
+        legacy = f"; if it is a whole module, first re-save it with a current torch, {_RESAVE}"
+        raise UnreadableInputError(
+            f"{path} names what is not allowed ({', '.join(refused)}); nothing of it was run. If you trust "
+            f"it, and these are classes that are installed here, pass {flags}{legacy if is_legacy else ''}"
+        )
     if is_legacy and any(issubclass(cls, nn.Module) for cls in known.values()):
         raise UnreadableInputError(
             f"{path} is a whole module in torch's format from before 1.6, of which only weights are read: if "
             f"you trust it, re-save it with a current torch, {_RESAVE}, or pass --unsafe"
         )
     stand_ins = StandIns()
-    pairs: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-        (stand_ins.of(cls, name), name) for name, cls in known.items()
-    ]
+    pairs: list[Any] = [(stand_ins.of(cls, name), name) for name, cls in known.items()]
     with torch.serialization.safe_globals(pairs):
         found = _load(file, path, weights_only=True)
     stand_ins.restore()
@@ -77,10 +77,10 @@ def read_unsafe(path: Path) -> object:
 def _load(file: io.BytesIO, path: Path, *, weights_only: bool) -> object:
     with reading(path, _KIND):
         found: object = torch.load(file, map_location="cpu", weights_only=weights_only)
-    read = file.tell()
-    if _is_legacy(file) and read != file.seek(0, io.SEEK_END):
-        # A storage may have been read short, and left with uninitialized memory.
-        raise UnreadableInputError(f"{path} is damaged: bytes follow the last of its storages")
+        read = file.tell()
+        if _is_legacy(file) and read != file.seek(0, io.SEEK_END):
+            # A storage may have been read short, and left with uninitialized memory.
+            raise ValueError("bytes follow the last of its storages")
     return found
 
 
@@ -90,7 +90,7 @@ def _open(path: Path, *, unsafe: bool = False) -> io.BytesIO:
         with path.open("rb") as file:
             head = file.read(len(_LEGACY))
         if not head:
-            raise UnreadableInputError(f"{path} is empty")
+            raise ValueError("it is empty")
         if head.startswith(ZIP) and zipfile.is_zipfile(path):
             return checked_archive(path)
         if head == _LEGACY or (unsafe and not head.startswith(ZIP[:2])):
@@ -98,10 +98,10 @@ def _open(path: Path, *, unsafe: bool = False) -> io.BytesIO:
             if head == _LEGACY:
                 _check_storage_keys(whole)
             return whole
-    if head.startswith(ZIP[:2]):
-        raise UnreadableInputError(f"{path} is a truncated or damaged zip archive")
-    hint = ": an .onnx file has no layers left to convert" if path.suffix == ".onnx" else ""
-    raise UnreadableInputError(f"{path} is not a file that torch.save writes{hint}")
+        if head.startswith(ZIP[:2]):
+            raise ValueError("it is a truncated or damaged zip archive")
+        hint = ": an .onnx file has no layers left to convert" if path.suffix == ".onnx" else ""
+        raise ValueError(f"it is not a file that torch.save writes{hint}")
 
 
 def _is_legacy(file: io.BytesIO) -> bool:
@@ -138,12 +138,3 @@ def _names_in(file: io.BytesIO) -> list[str]:
     names = torch.serialization.get_unsafe_globals_in_checkpoint(archive)
     file.seek(0)
     return names
-
-
-def _refusal(path: Path, refused: list[str], is_legacy: bool) -> str:
-    flags = " ".join(f"--allow {name}" for name in refused)
-    legacy = f"; if it is a whole module, first re-save it with a current torch, {_RESAVE}"
-    return (
-        f"{path} names what is not allowed ({', '.join(refused)}); nothing of it was run. If you trust the "
-        f"file, and these are classes that are installed here, pass {flags}{legacy if is_legacy else ''}"
-    )

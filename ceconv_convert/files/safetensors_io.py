@@ -47,12 +47,11 @@ class StoredTensor:
 
     def read(self) -> Tensor:
         """Its numbers, in memory of their own."""
-        if self.start == self.stop:
-            return torch.empty(self.shape, dtype=self.dtype)
         content = bytearray()
         for chunk in self.chunks():
             content += chunk
-        return torch.frombuffer(content, dtype=self.dtype).reshape(self.shape)
+        flat = torch.frombuffer(content, dtype=self.dtype) if content else torch.empty(0, dtype=self.dtype)
+        return flat.reshape(self.shape)
 
     def chunks(self) -> Iterator[bytes]:
         """Its bytes, a piece at a time."""
@@ -86,11 +85,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def open_stored(path: Path) -> Stored:
-    """What a file holds, or all the files that an index names.
-
-    Raises:
-        UnreadableInputError: where it is missing or damaged.
-    """
+    """What a file holds, or all the files that an index names; UnreadableInputError where one is damaged."""
     return _open_shards(path) if path.name.endswith(SHARD_INDEX) else _open_file(path)
 
 
@@ -102,10 +97,10 @@ def _open_file(path: Path) -> Stored:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH), "little")
             header = json.loads(file.read(length))
-    metadata = header.pop("__metadata__", {})
-    unknown = sorted({entry["dtype"] for entry in header.values()} - _DTYPES.keys())
-    if unknown:
-        raise UnreadableInputError(f"{path} has tensors in {', '.join(unknown)}, which torch does not have")
+        metadata = header.pop("__metadata__", {})
+        unknown = sorted({entry["dtype"] for entry in header.values()} - _DTYPES.keys())
+        if unknown:
+            raise ValueError(f"it has tensors in {', '.join(unknown)}, which torch does not have")
     tensors = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         start, stop = (_LENGTH + length + offset for offset in entry["data_offsets"])
@@ -118,14 +113,13 @@ def _open_shards(index: Path) -> Stored:
     stat_of(index)
     with reading(index, " as an index of safetensors shards"):
         entries = {str(key): str(name) for key, name in json.loads(index.read_text())["weight_map"].items()}
-    shards: dict[str, Stored] = {}
-    for name in dict.fromkeys(entries.values()):
-        if name != Path(name).name:
-            raise UnreadableInputError(f"{index} names the shard {name!r}, which does not lie beside it")
-        shards[name] = _open_file(index.with_name(name))
-    missing = [key for key, name in entries.items() if key not in shards[name].tensors]
-    if missing:
-        raise UnreadableInputError(f"{index} names {missing[0]!r}, which is not in {entries[missing[0]]}")
+        elsewhere = [name for name in entries.values() if name != Path(name).name]
+        if elsewhere:
+            raise ValueError(f"it names the shard {elsewhere[0]!r}, which does not lie beside it")
+        shards = {name: _open_file(index.with_name(name)) for name in dict.fromkeys(entries.values())}
+        missing = [key for key, name in entries.items() if key not in shards[name].tensors]
+        if missing:
+            raise ValueError(f"it names {missing[0]!r}, which is not in {entries[missing[0]]}")
     tensors = {key: shards[name].tensors[key] for key, name in entries.items()}
     metadata = {key: text for shard in shards.values() for key, text in shard.metadata.items()}
     return Stored(tensors, metadata, (index, *(index.with_name(name) for name in shards)))
@@ -137,16 +131,10 @@ def write_stored(
     chunks: Callable[[str], Iterable[bytes | memoryview]],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a file one tensor after the other.
+    """Write a file one tensor after the other; raises OutputError where it cannot be written.
 
-    Args:
-        path: the file.
-        tensors: of the shapes and dtypes to write; their numbers are not used.
-        chunks: returns the bytes of a tensor by its name, when its turn has come.
-        metadata: strings beside the tensors.
-
-    Raises:
-        OutputError: where it cannot be written.
+    ``tensors`` have the shapes and dtypes to write, and may be on the meta device: ``chunks`` returns a
+    tensor's bytes by its name, when its turn has come.
     """
     # As the format's own library orders them: wider numbers first, so that each is aligned.
     order = sorted(tensors, key=lambda name: -tensors[name].element_size())

@@ -29,9 +29,10 @@ _HOOKS = frozenset(name for name in vars(nn.Module()) if "_hooks" in name)
 _REQUIRED_HOOKS = frozenset({"_forward_hooks", "_backward_hooks"})
 """Without them a module cannot be called; the others have defaults."""
 _SETTINGS: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("training", (bool,), "a bool"),
     ("_is_full_backward_hook", (bool, type(None)), "a bool or None"),
     ("_compiled_call_impl", (type(None),), "None"),
-    ("_version", (int,), "a number"),
+    ("_version", (int, type(None)), "a number"),
 )
 _DEEPEST = 100
 _MOST_PATHS = 10_000
@@ -121,10 +122,8 @@ def _attribute_problem(module: nn.Module) -> str | None:
         if not isinstance(attributes.get(name), dict) or attributes[name]:
             return f"its {name} are not empty"
     for name, kinds, what in _SETTINGS:
-        if name in attributes and not isinstance(attributes[name], kinds):
-            return f"its {name} is {type(attributes[name]).__name__}, not {what}"
-    if not isinstance(attributes.get("training"), bool):
-        return "it does not say whether it is in training mode"
+        if not isinstance(attributes.get(name), kinds):
+            return f"its {name} is {type(attributes.get(name)).__name__}, not {what}"
     unsaved = attributes.get("_non_persistent_buffers_set", set())
     if not isinstance(unsaved, set) or not all(isinstance(name, str) for name in unsaved):
         return "its _non_persistent_buffers_set is no set of names"

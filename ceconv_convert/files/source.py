@@ -44,11 +44,7 @@ def read_source(path: Path, allow: Iterable[str] = (), *, unsafe: bool = False) 
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The files behind a name: itself, or an index and its shards.
-
-    Raises:
-        UnreadableInputError: where there is none that can be read to its end.
-    """
+    """The file itself, or an index and its shards; UnreadableInputError where one is no regular file."""
     stat_of(path)
     return open_stored(path).files if is_safetensors(path) else (path,)
 

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 from ceconv_convert.errors import OutputError
 from ceconv_convert.files.interruption import make_hidden_folder, signals_held
@@ -22,15 +21,11 @@ from ceconv_convert.files.safetensors_io import SHARD_INDEX
 from ceconv_convert.files.system import name_of, real_path, writing
 
 
-class Staging:
+class Staging(contextlib.ExitStack):
     """Files that are being written: ``path_for`` names a place to write to, ``commit`` puts all in place.
 
     What a writer puts beside its file (ONNX weights past 2 GB) goes along. Leaving the ``with`` block without
-    ``commit`` leaves nothing behind.
-
-    Args:
-        inputs: files that are read, which no output overwrites.
-        force: whether outputs may overwrite other files.
+    ``commit`` leaves nothing behind. With ``force``, outputs may overwrite all files but ``inputs``.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder, Staging() as staging:
@@ -42,21 +37,10 @@ class Staging:
     """
 
     def __init__(self, inputs: Iterable[Path] = (), *, force: bool = False) -> None:
+        super().__init__()
         self._inputs = tuple(inputs)
         self._force = force
         self._staged: list[tuple[Path, Path]] = []  # an output, and its file in a folder of its own
-        self._removal = contextlib.ExitStack()  # of the folders
-
-    def __enter__(self) -> Staging:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.discard()
 
     def path_for(self, output: Path) -> Path:
         """Where to write what becomes ``output``, or the file that it links to.
@@ -67,10 +51,9 @@ class Staging:
         check_outputs([output], self._inputs, force=self._force)
         target = real_path(output)
         with writing(output), signals_held():
-            folder = make_hidden_folder(target.parent, self._removal)
-            staged = folder / name_of(target)  # formats and runtimes take UTF-8 names only
-            self._staged.append((target, staged))
-        return staged
+            folder = make_hidden_folder(target.parent, self)
+            self._staged.append((target, folder / name_of(target)))  # some writers take UTF-8 names only
+        return self._staged[-1][1]
 
     def staged(self, output: Path) -> Path:
         """What was written for ``output``, before it is put in place."""
@@ -108,16 +91,13 @@ class Staging:
     def discard(self) -> None:
         """Forget what has been staged so far."""
         self._staged.clear()
-        self._removal.close()
+        self.close()
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path] = (), *, force: bool = False) -> None:
-    """Raise OutputError where one of ``outputs`` cannot or must not be written, by whatever name.
+    """Raise OutputError where one of ``outputs`` cannot be written, or would overwrite what it must not.
 
-    Args:
-        outputs: that are to be written together.
-        inputs: files that are read, which no output overwrites.
-        force: whether other files may be overwritten.
+    Links and other spellings of a name are followed; ``force`` allows to overwrite all but ``inputs``.
     """
     targets = []
     for output in outputs:

@@ -19,12 +19,7 @@ from ceconv_convert.errors import (
 
 @contextmanager
 def reading(path: Path, kind: str = "") -> Iterator[None]:
-    """Turn what the system or a library raises about a file's bytes into an UnreadableInputError.
-
-    Args:
-        path: the file.
-        kind: what it is read as, after "cannot be read": ``" as safetensors"``.
-    """
+    """Turn whatever is raised about a file's bytes into an UnreadableInputError, "cannot be read{kind}"."""
     try:
         yield
     except ConversionError:
@@ -35,7 +30,7 @@ def reading(path: Path, kind: str = "") -> Iterator[None]:
 
 @contextmanager
 def writing(output: object) -> Iterator[None]:
-    """Turn what the system or a library raises while ``output`` is written into an OutputError."""
+    """Turn whatever is raised while ``output`` is written into an OutputError."""
     try:
         yield
     except ConversionError:

@@ -14,8 +14,6 @@ import zipfile
 from itertools import zip_longest
 from pathlib import Path
 
-from ceconv_convert.errors import UnreadableInputError
-
 MAGIC = b"PK\x03\x04"
 _CHUNK = 2**20
 _PROGRAMS = {
@@ -30,55 +28,41 @@ def checked_archive(path: Path) -> io.BytesIO:
     """The archive in a file, with nothing but the entries whose bytes are as they were written.
 
     Raises:
-        UnreadableInputError: where it is damaged, compressed, or holds a program.
-        Exception: where ``zipfile`` cannot read it.
+        Exception: of ``zipfile`` or a ValueError, where it is damaged, compressed, or holds a program.
     """
     whole = io.BytesIO()
     with path.open("rb") as file, zipfile.ZipFile(file) as found, zipfile.ZipFile(whole, "w") as made:
-        names = _record_names(found, path)
+        folder = found.namelist()[0].partition("/")[0] + "/"
+        program = next((what for name, what in _PROGRAMS.items() if folder + name in found.namelist()), None)
+        if program is not None:
+            advice = "save the module that it was made from, or its state dict, with torch.save"
+            raise ValueError(f"it is {program}, which has no modules any more: {advice}")
         entries = sorted(found.infolist(), key=lambda entry: entry.header_offset)
         has_checksums = any(entry.CRC for entry in entries)  # torch can be told to write none
         if entries[0].header_offset != 0:
-            raise UnreadableInputError(f"{path} is damaged: its archive does not begin with an entry")
+            raise ValueError("it does not begin with an entry of its archive")
+        seen = set()
         for entry, following in zip_longest(entries, entries[1:]):
+            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+                raise ValueError(f"it has a compressed entry {entry.filename!r}: torch.save has none")
+            if entry.filename.lower() in seen:  # torch's reader ignores case
+                raise ValueError(f"it has the entry {entry.filename!r} twice")
+            seen.add(entry.filename.lower())
             descriptors = _descriptors(entry)
             if not has_checksums:
                 del entry.CRC  # zipfile compares it wherever there is one
-            name = names.get(entry.filename)
-            record = zipfile.ZipInfo(f"archive/{name}")
+            record = zipfile.ZipInfo(f"archive/{entry.filename.removeprefix(folder)}")
             record.file_size = entry.file_size
-            with found.open(entry) as content, made.open(record, "w") if name else io.BytesIO() as target:
+            is_record = entry.filename.startswith(folder) and entry.filename != folder
+            copy = made.open(record, "w") if is_record else io.BytesIO()
+            with copy as target, found.open(entry) as content:
                 shutil.copyfileobj(content, target, _CHUNK)
             stop = following.header_offset if following else found.start_dir
             between = file.read(stop - file.tell())
             if between and between not in descriptors:
-                raise UnreadableInputError(
-                    f"{path} is damaged: {entry.filename!r} is not where, or as large as, its directory says"
-                )
+                raise ValueError(f"its entry {entry.filename!r} is not where its directory says, or as large")
     whole.seek(0)
     return whole
-
-
-def _record_names(found: zipfile.ZipFile, path: Path) -> dict[str, str]:
-    """Entries in the archive's folder, which is that of its first entry, with their names inside it."""
-    folder = found.namelist()[0].partition("/")[0] + "/"
-    names = {name: name.removeprefix(folder) for name in found.namelist() if name.startswith(folder)}
-    program = next((what for name, what in _PROGRAMS.items() if name in names.values()), None)
-    if program is not None:
-        raise UnreadableInputError(
-            f"{path} is {program}, which has no modules any more: save the module that it was made from, or "
-            "its state dict, with torch.save"
-        )
-    seen = set()
-    for entry in found.infolist():
-        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise UnreadableInputError(
-                f"{path} has a compressed entry {entry.filename!r}: torch.save has none"
-            )
-        if entry.filename.lower() in seen:  # torch's reader ignores case
-            raise UnreadableInputError(f"{path} is damaged: it has the entry {entry.filename!r} twice")
-        seen.add(entry.filename.lower())
-    return names
 
 
 def _descriptors(entry: zipfile.ZipInfo) -> list[bytes]:

@@ -1,4 +1,7 @@
-"""Arrays from files that may be damaged; their headers are checked before memory is taken."""
+"""Arrays from files that may be damaged; their headers are checked before memory is taken.
+
+What is wrong with a file is raised as a ValueError, which ``read_inputs`` turns into a sentence about it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from ceconv_convert.errors import UnreadableInputError
 from ceconv_convert.files.safetensors_io import StoredTensor, open_stored
 
 Array = np.ndarray[Any, Any]
@@ -26,20 +28,20 @@ _SINGLE = np.dtype(np.float32).itemsize
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-def check_fits(shape: Sequence[int], size: int, path: Path) -> None:
-    """Raise UnreadableInputError where numbers of ``size`` bytes in that shape are more than are read."""
+def check_fits(shape: Sequence[int], size: int) -> None:
+    """Raise ValueError where numbers of ``size`` bytes in that shape are more than are read."""
     total = math.prod(shape) * max(size, _SINGLE)
     if total > LIMIT:
-        raise UnreadableInputError(
-            f"{path} has numbers of shape {list(shape)}, {total / 2**30:.1f} GiB in memory, and "
-            f"{LIMIT // 2**30} GiB are the most that is read: use fewer inputs, or smaller ones"
+        raise ValueError(
+            f"numbers of shape {list(shape)} take {total / 2**30:.1f} GiB, and {LIMIT // 2**30} GiB are the "
+            "most that is read: use fewer inputs, or smaller ones"
         )
 
 
 def read_npy(path: Path) -> Array:
     """The array of a ``.npy`` file."""
     with path.open("rb") as file:
-        return _read_array(file, path.stat().st_size, path)
+        return _read_array(file, path.stat().st_size)
 
 
 def npz_readers(path: Path) -> dict[str, Callable[[], Array]]:
@@ -56,40 +58,37 @@ def safetensors_readers(path: Path) -> dict[str, Callable[[], Array]]:
 
 def _read_member(path: Path, member: zipfile.ZipInfo) -> Array:
     with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-        return _read_array(file, member.file_size, path)
+        return _read_array(file, member.file_size)
 
 
 def _read_tensor(stored: StoredTensor) -> Array:
-    check_fits(stored.shape, stored.dtype.itemsize, stored.path)
+    check_fits(stored.shape, stored.dtype.itemsize)
     tensor = stored.read()
     if tensor.is_floating_point() and tensor.element_size() < _SINGLE:
         tensor = tensor.float()  # numpy has no bfloat16 and no float8
     array: Array = tensor.numpy()
-    _check_numbers(array.dtype, stored.path)
+    _check_numbers(array.dtype)
     return array
 
 
-def _read_array(file: IO[bytes], size: int, path: Path) -> Array:
+def _read_array(file: IO[bytes], size: int) -> Array:
     """An array in numpy's format, from a file of ``size`` bytes."""
     version = npy.read_magic(file)
     if version not in _HEADERS:
-        raise UnreadableInputError(f"{path} is in version {version} of numpy's format: expected (1, 0)")
+        raise ValueError(f"it is in version {version} of numpy's format: expected (1, 0)")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a header that Python 2 wrote
         shape, _, dtype = _HEADERS[version](file)
-        _check_numbers(dtype, path)
+        _check_numbers(dtype)
         if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > size:
-            raise UnreadableInputError(
-                f"{path} claims an array of shape {list(shape)} in {dtype}, more than its {size} bytes hold"
-            )
-        check_fits(shape, dtype.itemsize, path)
+            claim = f"an array of shape {list(shape)} in {dtype}"
+            raise ValueError(f"it claims {claim}, more than its {size} bytes hold")
+        check_fits(shape, dtype.itemsize)
         file.seek(0)
         array: Array = npy.read_array(file, allow_pickle=False)
     return array
 
 
-def _check_numbers(dtype: np.dtype[Any], path: Path) -> None:
+def _check_numbers(dtype: np.dtype[Any]) -> None:
     if dtype.kind not in "biuf":  # bools, integers, floating point
-        raise UnreadableInputError(
-            f"{path} cannot be read{AS_INPUTS}: it has an array of {dtype}, and real numbers are expected"
-        )
+        raise ValueError(f"it has an array of {dtype}, and real numbers are expected")

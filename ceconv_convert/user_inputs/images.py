@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ceconv_convert.errors import UnreadableInputError
-from ceconv_convert.files.system import reading
+from ceconv_convert.files.system import reading, stat_of
 from ceconv_convert.user_inputs.arrays import AS_INPUTS, Array, check_fits
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
@@ -46,13 +46,10 @@ def read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array 
     if not files:
         raise UnreadableInputError(f"{path} holds no images ({', '.join(sorted(_SUFFIXES))})")
     for file, _ in files:
-        with reading(file, AS_INPUTS):
-            file.stat()
-        if not file.is_file():  # a pipe would be waited for
-            raise UnreadableInputError(f"{file} is named like an image and is not a regular file")
+        stat_of(file)  # a pipe would be waited for
     found = np.empty(0, np.float32)
     for index, (file, _) in enumerate(files):
-        image = _read_image(file, size, len(files), path)
+        image = _read_image(file, size, len(files))
         if index == 0:
             size = (image.shape[1], image.shape[2])
             found = np.empty((len(files), *image.shape), np.float32)
@@ -68,7 +65,7 @@ def _list(folder: Path) -> tuple[list[Path], list[Path]]:
     return folders, [e for e in entries if e not in folders and e.suffix.lower() in _SUFFIXES]
 
 
-def _read_image(file: Path, size: tuple[int, int] | None, count: int, path: Path) -> Array:
+def _read_image(file: Path, size: tuple[int, int] | None, count: int) -> Array:
     """One of ``count`` images of a folder: ``[3, H, W]`` in 0 … 1."""
     try:
         from PIL import Image
@@ -82,15 +79,13 @@ def _read_image(file: Path, size: tuple[int, int] | None, count: int, path: Path
         with Image.open(file, formats=_FORMATS) as image:
             image.load()  # applies a TIFF's orientation
             height, width = size or (image.height, image.width)
-            check_fits((count, 3, height, width), 1, path)
+            check_fits((count, 3, height, width), 1)
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
                 gray = Image.fromarray(np.asarray(image).astype(np.float32))  # Pillow would cut it to 8 bits
                 gray = gray.resize((width, height), Image.Resampling.BILINEAR)
                 return np.broadcast_to(np.asarray(gray) / np.float32(_WORD), (3, height, width))
             if image.mode in ("I", "F"):
-                raise UnreadableInputError(
-                    f"{file} has pixels whose range is not known, in Pillow's mode {image.mode}: save it "
-                    "with 8 or 16 bits"
-                )
+                mode = f"Pillow's mode {image.mode}"
+                raise ValueError(f"it has pixels in {mode}, of no known range: save it with 8 or 16 bits")
             colors = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
             return np.moveaxis(np.asarray(colors, np.float32) / np.float32(_BYTE), -1, 0)

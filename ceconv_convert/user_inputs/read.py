@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ceconv_convert.errors import UnreadableInputError
 from ceconv_convert.files.system import reading
 from ceconv_convert.user_inputs.arrays import AS_INPUTS, Array, npz_readers, read_npy, safetensors_readers
 from ceconv_convert.user_inputs.images import read_folder
@@ -50,8 +49,8 @@ def read_inputs(path: Path, size: tuple[int, int] | None) -> UserInputs:
     """
     with reading(path, AS_INPUTS):
         images, labels = _read(path, size)
-        found = torch.from_numpy(_as_images(images, path))
-        return UserInputs(found, None if labels is None else _as_labels(labels, len(found), path))
+        found = torch.from_numpy(_as_images(images))
+        return UserInputs(found, None if labels is None else _as_labels(labels, len(found)))
 
 
 def _read(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None]:
@@ -59,7 +58,7 @@ def _read(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None
     if stat.S_ISDIR(mode):
         return read_folder(path, size)
     if not stat.S_ISREG(mode) or suffix not in (".npy", *_READERS):
-        raise UnreadableInputError(f"{path}: inputs are a folder of images, .npy, .npz or .safetensors")
+        raise ValueError("inputs are a folder of images, .npy, .npz or .safetensors")
     if suffix == ".npy":
         return read_npy(path), None
     readers = _READERS[suffix](path)
@@ -68,14 +67,13 @@ def _read(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None
     )
     if images is None:
         found = ", ".join([*readers][:_MOST_NAMES]) or "(none)"
-        raise UnreadableInputError(f"{path} has the arrays {found}: inputs are called {' or '.join(_IMAGES)}")
+        raise ValueError(f"it has the arrays {found}: inputs are called {' or '.join(_IMAGES)}")
     return images, labels
 
 
-def _as_images(array: Array, path: Path) -> Array:
+def _as_images(array: Array) -> Array:
     if array.ndim < 4 or not array.size:
-        shape = list(array.shape)
-        raise UnreadableInputError(f"{path} has inputs of shape {shape}: expected [count, 3, H, W]")
+        raise ValueError(f"it has inputs of shape {list(array.shape)}: expected [count, 3, H, W]")
     if array.ndim == 4 and array.shape[1] != 3 and array.shape[-1] == 3:
         array = np.moveaxis(array, -1, 1)
     # float32 holds integers of up to 24 bits exactly.
@@ -86,11 +84,11 @@ def _as_images(array: Array, path: Path) -> Array:
         images /= np.iinfo(np.uint8).max
     for index, image in enumerate(images):
         if not np.isfinite(image).all():
-            raise UnreadableInputError(f"{path}: input {index} has NaN or Inf")
+            raise ValueError(f"input {index} has NaN or Inf")
     return images
 
 
-def _as_labels(array: Array, count: int, path: Path) -> Tensor:
+def _as_labels(array: Array, count: int) -> Tensor:
     """Class numbers, one for each input; of one-hot rows the position of the one."""
     shape = list(array.shape)
     if array.ndim == 2 and array.shape[1] == 1:
@@ -98,10 +96,8 @@ def _as_labels(array: Array, count: int, path: Path) -> Tensor:
     elif array.ndim == 2 and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
         array = array.argmax(1)
     if array.shape != (count,):
-        raise UnreadableInputError(
-            f"there are {count} inputs and labels of shape {shape}: expected a class number for each"
-        )
+        raise ValueError(f"it has {count} inputs and labels of shape {shape}: expected one class number each")
     wrong = array[~((array >= 0) & (array < 2**31) & (array == np.trunc(array)))]
     if wrong.size:
-        raise UnreadableInputError(f"{path} has the label {wrong[0]}: expected class numbers, from 0")
+        raise ValueError(f"it has the label {wrong[0]}: expected class numbers, from 0")
     return torch.from_numpy(array.astype(np.int64))
