@@ -52,11 +52,7 @@ def resolve(name: str) -> type | None:
 
 
 def allowed_by_user(names: Iterable[str]) -> dict[str, type]:
-    """Import the classes that the user allows; they are keyed by the name that pickles give them.
-
-    Raises:
-        UnreadableInputError: for a name that cannot be imported, or is no class.
-    """
+    """Import the classes that the user allows, by name; UnreadableInputError for what is no class."""
     found = {}
     for name in names:
         module_name, _, attribute = name.rpartition(".")
@@ -64,9 +60,8 @@ def allowed_by_user(names: Iterable[str]) -> dict[str, type]:
             raise UnreadableInputError(f"--allow takes package.module.Class, found {name!r}")
         cls = import_from(module_name, attribute, f"--allow {name}")
         if not isinstance(cls, type):
-            raise UnreadableInputError(
-                f"--allow {name} is a {type(cls).__name__}: only classes can be allowed, a function would run"
-            )
+            reason = f"is a {type(cls).__name__}: only classes can be allowed, a function would run"
+            raise UnreadableInputError(f"--allow {name} {reason}")
         found[name] = cls
     return found
 

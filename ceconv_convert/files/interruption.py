@@ -37,10 +37,9 @@ def signals_held() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
             stack.callback(_raise_again, caught)
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                number = getattr(signal, name, None)  # Windows has no SIGHUP
-                before = None if number is None else signal.getsignal(number)
-                if number is not None and before not in (None, signal.SIG_IGN):
+            for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
+                before = signal.getsignal(number)
+                if before not in (None, signal.SIG_IGN):
                     stack.callback(signal.signal, number, before)
                     signal.signal(number, lambda number, frame: caught.append(number))
         yield

@@ -15,11 +15,7 @@ from ceconv_convert.files.system import writing
 
 
 def save_module(model: nn.Module, path: Path, made: Record | None = None) -> None:
-    """A whole module, with its record as an attribute; ``model`` is not changed.
-
-    Raises:
-        OutputError: where it cannot be written.
-    """
+    """A whole module, with its record as an attribute; ``model`` itself is not changed."""
     annotated = copy.copy(model)
     if made is not None:
         vars(annotated)[KEY] = made

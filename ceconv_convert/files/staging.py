@@ -43,11 +43,7 @@ class Staging(contextlib.ExitStack):
         self._staged: list[tuple[Path, Path]] = []  # an output, and its file in a folder of its own
 
     def path_for(self, output: Path) -> Path:
-        """Where to write what becomes ``output``, or the file that it links to.
-
-        Raises:
-            OutputError: where ``output`` must not be overwritten, or its folder cannot be written.
-        """
+        """Where to write what becomes ``output``, or the file that it links to; raises as ``check_outputs``."""
         check_outputs([output], self._inputs, force=self._force)
         target = real_path(output)
         with writing(output), signals_held():
@@ -62,8 +58,7 @@ class Staging(contextlib.ExitStack):
     def commit(self) -> None:
         """Flush every file, then move all into place; signals that come meanwhile wait until it is done.
 
-        Raises:
-            OutputError: where that fails; everything is as it was then.
+        An OutputError says why that failed; everything is as it was then.
         """
         moves = []
         for output, staged in self._staged:
@@ -133,7 +128,7 @@ def _problem(output: Path, target: Path, inputs: Iterable[Path], *, force: bool)
 
 def _create(file: Path, target: Path) -> Callable[[], None]:
     """Move ``file`` to ``target``, which must not exist, whoever else makes it; returns the undoing."""
-    own = file.lstat()
+    undo = partial(_remove, target, file.lstat())
     try:
         os.link(file, target)
     except FileExistsError:
@@ -145,20 +140,19 @@ def _create(file: Path, target: Path) -> Callable[[], None]:
         except OSError:
             os.unlink(target)
             raise
-    return partial(_remove, target, own)
+    return undo
 
 
 def _replace(file: Path, target: Path) -> Callable[[], None]:
     """Move ``file`` over ``target``; returns the undoing, which needs the file's folder."""
-    own = file.lstat()
-    undo: Callable[[], None] = partial(_remove, target, own)
+    undo: Callable[[], None] = partial(_remove, target, file.lstat())
     if target.exists():
         kept = Path(tempfile.mkdtemp(dir=file.parent)) / "kept"
+        undo = partial(os.replace, kept, target)
         try:
             os.link(target, kept)
         except OSError:  # no hard links here, or not to somebody else's file
             shutil.copy2(target, kept)
-        undo = partial(os.replace, kept, target)
     os.replace(file, target)
     return undo
 
