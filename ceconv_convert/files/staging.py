@@ -43,7 +43,7 @@ class Staging(contextlib.ExitStack):
         self._staged: list[tuple[Path, Path]] = []  # an output, and its file in a folder of its own
 
     def path_for(self, output: Path) -> Path:
-        """Where to write what becomes ``output``, or the file that it links to, as ``check_outputs`` allows."""
+        """Where to write what becomes ``output``, or the file that it links to."""
         check_outputs([output], self._inputs, force=self._force)
         target = real_path(output)
         with writing(output), signals_held():
