@@ -12,19 +12,11 @@ _KERNELS = (3, 3, 3, 3, 3, 3, 4)
 
 
 class CECNN(nn.Module):
-    """``[B, 3, 28, 28]`` → ``[B, classes]``: seven layers without padding, the first ones color-equivariant.
+    """``[B, 3, 28, 28]`` → ``[B, classes]``: seven layers without padding, of ``planes`` channels.
 
-    Args:
-        planes: channels.
-        rotations: N.
-        ce_layers: color-equivariant layers, from the first; the others are plain.
-        groupcosetmaxpool: whether the rotations end in a maximum, or flattened into channels.
-        num_classes: outputs.
-        separable: whether hidden layers are separable.
-        learnable: whether the lifting layer's matrix is trained.
-
-    Raises:
-        SpecError: where the arguments make no network.
+    The first ``ce_layers`` are color-equivariant, with N = ``rotations``. The rotations end in a maximum if
+    ``groupcosetmaxpool``, else flattened into channels. The lifting layer's matrix is trained if
+    ``learnable``. Raises SpecError where the arguments make no network.
     """
 
     def __init__(
@@ -50,21 +42,16 @@ class CECNN(nn.Module):
             if index < ce_layers:
                 n, channels = (1, 3) if index == 0 else (rotations, planes)
                 layer = CEConv2d(n, rotations, channels, planes, size, learnable, separable)
-                parts = (layer, nn.BatchNorm3d(planes), nn.Dropout3d(0.3), GroupMaxPool2d(2))
-                self.ceconv_list.append(_stage(index, *parts))
+                stage = _stage(index, layer, nn.BatchNorm3d(planes), nn.Dropout3d(0.3), GroupMaxPool2d(2))
+                self.ceconv_list.append(stage)
             else:
-                plain = (
-                    nn.Conv2d(flat, flat, size),
-                    nn.BatchNorm2d(flat),
-                    nn.Dropout2d(0.3),
-                    nn.MaxPool2d(2),
-                )
-                self.conv2d_list.append(_stage(index, *plain))
+                plain = nn.Conv2d(flat, flat, size)
+                stage = _stage(index, plain, nn.BatchNorm2d(flat), nn.Dropout2d(0.3), nn.MaxPool2d(2))
+                self.conv2d_list.append(stage)
         self.gmp = GroupCosetMaxPool() if groupcosetmaxpool else None
         self.fc = nn.Linear(flat, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, 3, 28, 28]`` → ``[B, classes]``."""
         for stage in self.ceconv_list:
             x = stage(x)
         x = x.flatten(1, 2) if self.gmp is None else self.gmp(x)

@@ -26,13 +26,10 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """A published network.
+    """A published network: the modules that its pickles name, and our classes for those in them.
 
-    Attributes:
-        pickled_in: the published modules that its pickles name.
-        classes: ours, for the classes of the same names in them.
-        keys: of tensors that all of its state dicts have, and no other network's.
-        read: from a state dict, and the rotations that the user says or None, to what builds the network.
+    ``keys`` are of tensors that all of its state dicts have, and no other network's. ``read`` takes a state
+    dict, and the rotations that the user says or None, and returns what builds the network.
     """
 
     pickled_in: tuple[str, ...]
@@ -42,12 +39,10 @@ class Network:
 
 
 def recognize(state: State, rotations: int | None = None, *, device: str = "cpu") -> nn.Module:
-    """The network that ``state`` belongs to, with random weights, in eval mode.
+    """The network that ``state`` belongs to, with random weights on ``device``, in eval mode.
 
-    Args:
-        state: keys as the published networks name them, without prefixes.
-        rotations: of the lifting layer, where the tensors do not tell.
-        device: of the weights.
+    Keys are as the published networks name them, without prefixes; ``rotations`` are those of the lifting
+    layer, where the tensors do not tell.
 
     Raises:
         UnreadableInputError: where no published network has these keys, or the rotations have to be given.
@@ -73,9 +68,7 @@ def _resnet(state: State, said: int | None) -> Callable[[], ResNet]:
     equivariant = [_tensor(state, f"layers.{stage}.0.conv1.weight", 4, 5).dim() == 5 for stage in stages]
     ce_stages = sum(equivariant)
     if equivariant != [stage < ce_stages for stage in stages]:
-        raise UnreadableInputError(
-            "a color-equivariant stage follows a plain one, which no published ResNet has"
-        )
+        raise UnreadableInputError("a color-equivariant stage follows a plain one: no published ResNet")
     classes, features = _tensor(state, "linear.weight", 2).shape
     if ce_stages == 0:
         return partial(ResNet, block, num_blocks, channels, classes)
@@ -119,17 +112,12 @@ def _cecnn(state: State, said: int | None) -> Callable[[], CECNN]:
 
 NETWORKS = (
     Network(
-        pickled_in=("models.resnet", "models.resnet_hybrid"),
-        classes=(ResNet, HybridResNet, BasicBlock, Bottleneck),
-        keys=frozenset({"conv1.weight", "layers.0.0.conv1.weight", "linear.weight"}),
-        read=_resnet,
+        ("models.resnet", "models.resnet_hybrid"),
+        (ResNet, HybridResNet, BasicBlock, Bottleneck),
+        frozenset({"conv1.weight", "layers.0.0.conv1.weight", "linear.weight"}),
+        _resnet,
     ),
-    Network(
-        pickled_in=("models.cnn",),
-        classes=(CECNN,),
-        keys=frozenset({"ceconv_list.0.0.weight", "fc.weight"}),
-        read=_cecnn,
-    ),
+    Network(("models.cnn",), (CECNN,), frozenset({"ceconv_list.0.0.weight", "fc.weight"}), _cecnn),
 )
 """A new published network is one row here, and the function that reads it."""
 
@@ -147,7 +135,8 @@ def _checked(rotations: int, said: int | None) -> int:
 
 def _count(state: State, name: str) -> int:
     """The number of members of a list: 2 of ``layers.0`` with ``layers.0.0.…`` and ``layers.0.1.…``."""
-    indices = {key[len(name) + 1 :].split(".")[0] for key in state if key.startswith(f"{name}.")}
+    prefix = f"{name}."
+    indices = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
     return len(indices & {str(index) for index in range(len(indices))})
 
 
@@ -158,9 +147,7 @@ def _tensor(state: State, key: str, *dimensions: int) -> Tensor:
     tensor = state[key]
     if dimensions and (tensor.dim() not in dimensions or tensor.numel() == 0):
         axes = " or ".join(map(str, dimensions))
-        raise UnreadableInputError(
-            f"{key} has {axes} axes and is not empty: found shape {list(tensor.shape)}"
-        )
+        raise UnreadableInputError(f"{key} has {axes} axes, none of them 0: found {list(tensor.shape)}")
     return tensor
 
 
@@ -168,7 +155,6 @@ def _matrix(state: State, layer: str) -> Tensor:
     key = f"{layer}.transformation_matrix"
     matrix = _tensor(state, key)
     if matrix.shape != (3, 3) or not matrix.is_floating_point():
-        raise UnreadableInputError(
-            f"{key} is no color matrix: found {matrix.dtype} of shape {list(matrix.shape)}"
-        )
+        found = f"{matrix.dtype} of shape {list(matrix.shape)}"
+        raise UnreadableInputError(f"{key} is no color matrix: found {found}")
     return matrix

@@ -23,21 +23,11 @@ Block = type[BasicBlock] | type[Bottleneck]
 class ResNet(nn.Module):
     """A ResNet: ``[B, 3, H, W]`` → ``[B, classes]``.
 
-    Four stages have a 7×7 stem and pooling for large images, three a 3×3 stem for small ones.
-
-    Args:
-        block: ``BasicBlock`` or ``Bottleneck``.
-        num_blocks: blocks a stage.
-        channels: channels a stage, before a bottleneck's expansion.
-        num_classes: outputs.
-        rotations: N of all stages, or of each; 1 makes a plain stage.
-        groupcosetmaxpool: whether the rotations end in a maximum, or flattened into channels.
-        learnable: whether the lifting layer's matrix is trained.
-        separable: whether hidden layers are separable.
-        nopool: return the last stage's features instead.
-
-    Raises:
-        SpecError: where the arguments make no network.
+    Four stages have a 7×7 stem and pooling for large images, three a 3×3 stem for small ones. ``num_blocks``
+    and ``channels``, those before a bottleneck's expansion, are of each stage; ``rotations`` N of each or of
+    all, where 1 makes a plain stage. The rotations end in a maximum if ``groupcosetmaxpool``, else flattened
+    into channels. The lifting layer's matrix is trained if ``learnable``. ``nopool`` returns the last stage's
+    features instead. Raises SpecError where the arguments make no network.
     """
 
     def __init__(
@@ -55,10 +45,8 @@ class ResNet(nn.Module):
         super().__init__()
         stages = len(num_blocks)
         if stages not in (3, 4) or len(channels) != stages:
-            raise SpecError(
-                f"a ResNet has 3 or 4 stages with channels for each, found {stages} stages and "
-                f"channels {list(channels)}"
-            )
+            found = f"found {stages} stages and channels {list(channels)}"
+            raise SpecError(f"a ResNet has 3 or 4 stages with channels for each, {found}")
         each = [rotations] * stages if isinstance(rotations, int) else rotations
         first, in_planes = each[0], channels[0]
         size, stride = (7, 2) if stages == 4 else (3, 1)
@@ -87,7 +75,6 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(in_planes if groupcosetmaxpool else in_planes * each[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` → ``[B, classes]``, or the features where ``nopool``."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for stage in self.layers:
             x = stage(x)
@@ -101,7 +88,6 @@ class ResNet(nn.Module):
         return features
 
     def head(self, x: Tensor) -> Tensor:
-        """``[B, C, (N,) H, W]`` → ``[B, classes]``."""
         logits: Tensor = self.linear(self.avgpool(self.drop_rotations(x)).flatten(1))
         return logits
 
@@ -110,9 +96,7 @@ class HybridResNet(ResNet):
     """A ResNet whose first ``ce_stages`` stages are color-equivariant, and whose others are plain.
 
     Takes the arguments of ``ResNet`` but ``nopool``. Between the two kinds the rotations are coset-pooled.
-
-    Raises:
-        SpecError: where the arguments make no network.
+    Raises SpecError where the arguments make no network.
     """
 
     def __init__(
@@ -139,7 +123,6 @@ class HybridResNet(ResNet):
         self.ce_stages = [stage < ce_stages for stage in range(stages)] + [False]
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` → ``[B, classes]``."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for index, stage in enumerate(self.layers):
             x = stage(x)

@@ -58,7 +58,7 @@ def matrix_powers(matrix: Tensor, count: int) -> Tensor:
 def color_order(matrix: Tensor, tolerance: float = 4 * _EPS) -> ColorOrder:
     """How the colors lie in the Conv3d weight of a lifting layer with this matrix.
 
-    The tolerance is the same for every dtype, so that casting a state dict does not change how it is read.
+    The tolerance is the same for every dtype: casting a state dict does not change how it is read.
 
     >>> [color_order(hue_rotation_matrix(n)) for n in (1, 3, 4)]
     ['same', 'cycle', 'other']

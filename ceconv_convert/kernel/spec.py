@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeGuard, TypeVar
 
 import torch
@@ -30,18 +30,10 @@ Padding = tuple[Pair, Pair]
 class KernelSpec:
     """What a color-equivariant layer computes: a ``LiftingSpec`` or a ``CyclicSpec``.
 
-    Shapes: B batch, I and O channels in and out, N_in and N_out rotations, kh × kw the kernel.
-
-    Attributes:
-        weight: the effective weight, ``[O, I, D, kh, kw]``; a separable layer's factors are multiplied.
-        bias: ``[O]`` or None.
-        stride: rows, columns.
-        kind: the layer's in the words of the paper.
-
-    Whether a tensor ``requires_grad`` is part of the spec: converted layers keep it.
-
-    Raises:
-        SpecError: where the shapes do not fit together.
+    B is the batch, I and O channels in and out, N_in and N_out rotations, kh × kw the kernel. ``weight`` is
+    the effective one, ``[O, I, D, kh, kw]``: a separable layer's factors are multiplied. ``bias`` is ``[O]``
+    or None, ``stride`` rows and columns, ``kind`` the layer's in the words of the paper. Whether a tensor
+    ``requires_grad`` is part of the spec: converted layers keep it. Raises SpecError where shapes do not fit.
     """
 
     weight: Tensor
@@ -52,21 +44,20 @@ class KernelSpec:
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if self.weight.dim() != 5:
-            raise SpecError(f"a weight has shape [O, I, N, kh, kw], found {list(self.weight.shape)}")
+        _check_shape("a weight", self.weight, "[O, I, N, kh, kw]", self.weight.dim() == 5)
         if not self.weight.dtype.is_floating_point:
             raise SpecError(f"weights are floating point, found {self.weight.dtype}")
-        rotations = (self.in_rotations, self.out_rotations)
-        if not all(1 <= count <= MOST_ROTATIONS for count in rotations):
-            raise SpecError(f"rotations in and out are 1 to {MOST_ROTATIONS}, found {rotations}")
-        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
-            raise SpecError(f"a bias has shape [{self.out_channels}], found {list(self.bias.shape)}")
-        if not 1 <= min(self.stride) <= max(self.stride) <= MOST_STRIDE:
-            raise SpecError(f"a stride is 1 to {MOST_STRIDE}, found {self.stride}")
-        zeros = [count for side in self.padding for count in side]
-        most = max(MOST_PADDING, *self.kernel_size)
-        if not 0 <= min(zeros) <= max(zeros) <= most:
-            raise SpecError(f"padding is 0 to {most}, found {self.padding}")
+        if self.bias is not None:
+            bias_fits = self.bias.shape == self.weight.shape[:1]
+            _check_shape("a bias", self.bias, f"[{self.out_channels}]", bias_fits)
+        most_padding = max(MOST_PADDING, *self.kernel_size)
+        for name, numbers, least, most in (
+            ("rotations in and out are", (self.in_rotations, self.out_rotations), 1, MOST_ROTATIONS),
+            ("stride is", self.stride, 1, MOST_STRIDE),
+            ("padding is", self.padding[0] + self.padding[1], 0, most_padding),
+        ):
+            if not all(least <= number <= most for number in numbers):
+                raise SpecError(f"{name} {least} to {most}, found {numbers}")
 
     @property
     def in_rotations(self) -> int:
@@ -100,8 +91,8 @@ class KernelSpec:
 
     def map(self: SpecT, change: Callable[[Tensor], Tensor]) -> SpecT:
         """The same layer with ``change`` applied to every tensor."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {name: change(t) for name, t in found.items() if isinstance(t, Tensor)}
+        found = vars(self).items()
+        changed: dict[str, Any] = {name: change(t) for name, t in found if isinstance(t, Tensor)}
         return replace(self, **changed)
 
 
@@ -109,10 +100,7 @@ class KernelSpec:
 class LiftingSpec(KernelSpec):
     """``y[:, o, r] = conv2d(x, M^r · weight[o, :, 0]) + bias[o]``, r = 0 … N_out - 1.
 
-    ``[B, I, H, W]`` → ``[B, O, N_out, H', W']``; weight ``[O, I, 1, kh, kw]``.
-
-    Attributes:
-        matrix: M, ``[3, 3]``, as stored with the layer.
+    ``[B, I, H, W]`` → ``[B, O, N_out, H', W']``; weight ``[O, I, 1, kh, kw]``, M ``[3, 3]`` as stored.
     """
 
     matrix: Tensor
@@ -120,10 +108,8 @@ class LiftingSpec(KernelSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weight.shape[2] != 1:
-            raise SpecError(f"a lifting weight has shape [O, I, 1, kh, kw], found {list(self.weight.shape)}")
-        if self.matrix.shape != (3, 3):
-            raise SpecError(f"a color matrix has shape [3, 3], found {list(self.matrix.shape)}")
+        _check_shape("a lifting weight", self.weight, "[O, I, 1, kh, kw]", self.weight.shape[2] == 1)
+        _check_shape("a color matrix", self.matrix, "[3, 3]", self.matrix.shape == (3, 3))
         if self.in_channels != 3 and self.out_rotations > 1:
             raise SpecError(f"a lifting layer sees 3 color channels, found in_channels={self.in_channels}")
 
@@ -148,6 +134,11 @@ class SeparableSpec(CyclicSpec):
     """A cyclic layer whose weight was stored as two factors."""
 
     kind = "separable"
+
+
+def _check_shape(what: str, tensor: Tensor, shape: str, fits: bool) -> None:
+    if not fits:
+        raise SpecError(f"{what} has shape {shape}, found {list(tensor.shape)}")
 
 
 def normalize_pair(value: int | tuple[int, ...] | list[int]) -> Pair:
@@ -177,13 +168,13 @@ def normalize_padding(
     >>> normalize_padding("same", (3, 4), (1, 1))
     ((1, 1), (1, 2))
     """
-    if padding == "valid":
-        return ((0, 0), (0, 0))
     if padding == "same":
         if stride != (1, 1):
             raise SpecError(f"padding='same' needs stride 1, found {stride}")
         rows, columns = (((k - 1) // 2, k - 1 - (k - 1) // 2) for k in kernel_size)
         return (rows, columns)
+    if padding == "valid":
+        padding = 0
     if isinstance(padding, str):
         raise SpecError(f"padding is 'same', 'valid', an int or a pair, found {shown(padding)}")
     height, width = normalize_pair(padding)

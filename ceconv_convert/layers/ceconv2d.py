@@ -72,13 +72,13 @@ class CEConv2d(nn.Conv2d):
         depth = 1 if in_rotations == 1 or separable else in_rotations
         self.weight = nn.Parameter(self.weight.new_empty(out_channels, in_channels, depth, *self.kernel_size))
         if in_rotations == 1:
-            start = (
-                torch.empty(3, 3).uniform_(-1 / 3, 1 / 3) if learnable else hue_rotation_matrix(out_rotations)
-            )
-            self.transformation_matrix = nn.Parameter(start.to(self.weight), requires_grad=learnable)
+            matrix = hue_rotation_matrix(out_rotations)
+            if learnable:
+                matrix = torch.empty(3, 3).uniform_(-1 / 3, 1 / 3)
+            self.transformation_matrix = nn.Parameter(matrix.to(self.weight), requires_grad=learnable)
         elif separable:
-            factor = self.weight.new_empty(out_channels, in_channels, in_rotations, 1, 1)
-            self.pointwise_weight = nn.Parameter(factor)
+            shape = (out_channels, in_channels, in_rotations, 1, 1)
+            self.pointwise_weight = nn.Parameter(self.weight.new_empty(shape))
         self.reset_parameters()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -91,8 +91,7 @@ class CEConv2d(nn.Conv2d):
         """Draw weights and bias from U(-s, s), s = 1/√(in_channels · in_rotations · kh · kw)."""
         if self.weight.dim() != 5:
             return  # nn.Conv2d's constructor calls this before the layer's own parameters exist
-        fan_in = self.in_channels * self.in_rotations * math.prod(self.kernel_size)
-        bound = 1 / math.sqrt(fan_in)
+        bound = 1 / math.sqrt(self.in_channels * self.in_rotations * math.prod(self.kernel_size))
         for name, parameter in self.named_parameters(recurse=False):
             if name != "transformation_matrix":
                 nn.init.uniform_(parameter, -bound, bound)
@@ -104,8 +103,7 @@ class CEConv2d(nn.Conv2d):
         else:
             weight = self.pointwise_weight * self.weight if self.separable else self.weight
             expanded = expand_cyclic(weight, self.out_rotations)  # of [O, I, N_in, kh, kw]
-        planes = self.in_channels * self.in_rotations
-        x = input.reshape(input.shape[0], planes, input.shape[-2], input.shape[-1])
+        x = input.reshape(input.shape[0], self.in_channels * self.in_rotations, *input.shape[-2:])
         bias = None if self.bias is None else self.bias.repeat_interleave(self.out_rotations)
         y = F.conv2d(x, fold(expanded), bias, self.stride, self.padding)
         features: Tensor = y.contiguous().unflatten(1, (self.out_channels, self.out_rotations))
