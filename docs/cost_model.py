@@ -1,4 +1,4 @@
-"""Hold the estimates of graph/passes/costs.py against this machine: convolutions of 17 to 224 channels, 3×3.
+"""Hold the estimates of onnx/passes/costs.py against this machine: convolutions of 17 to 224 channels, 3×3.
 
     python docs/cost_model.py
 
@@ -17,7 +17,7 @@ import onnx
 import torch
 
 from ceconv_convert.bench.measure import interleave
-from ceconv_convert.onnx.passes.costs import Shape, block_of, convolution
+from ceconv_convert.onnx.passes.costs import block_of, convolution_cost
 from ceconv_convert.onnx.runtime import OnnxRunner
 
 CHANNELS = (17, 20, 24, 27, 28, 32, 40, 47, 48, 55, 56, 64, 81, 96, 110, 112, 220, 224)
@@ -43,16 +43,15 @@ def seconds(groups: int, channels: int, side: int) -> float:
 def main() -> None:
     """Measure and print."""
     block = block_of(None)
-    print(f"blocks of {block}; 10⁹ multiplications a second, done and estimated")  # noqa: T201
+    print(f"channel blocks of {block}; 10⁹ multiplications a second, done and estimated")  # noqa: T201
     for count in CHANNELS:
         side = LARGE if count < FEW else SMALL
         cells = []
         for groups, channels in ((4, count), (1, 3 * count)):
             pixels = BATCH * side**2
-            shape = Shape(channels, channels, 1, 1, TAPS, pixels, pixels)
             time = seconds(groups, channels, side)
             done = groups * channels**2 * TAPS * pixels / time
-            estimate = convolution(groups, channels, channels, shape, block) / time
+            estimate = convolution_cost(groups, (channels, channels), TAPS, (pixels, pixels), block) / time
             cells.append(f"{groups} × {channels}: {done / 1e9:4.0f} {estimate / 1e9:4.0f}")
         print("   ".join(cells), flush=True)  # noqa: T201
 

@@ -35,7 +35,7 @@ NETWORKS = {
     "bottleneck": (lambda: ResNet(Bottleneck, [1, 1, 1], [4, 4, 4], 4, 4, False), (3, 32, 32)),
     "hybrid": (lambda: HybridResNet(BasicBlock, [1, 1, 1], [5, 6, 7], 2, 4, 3), (3, 32, 32)),
     "cnn": (lambda: CECNN(4, 3, 7, True), (3, 28, 28)),
-    "planes into plain layers": (lambda: CECNN(5, 4, 3, False), (3, 28, 28)),
+    "flat features into plain layers": (lambda: CECNN(5, 4, 3, False), (3, 28, 28)),
 }
 
 
@@ -119,27 +119,27 @@ def test_what_is_left_of_a_resnet(tmp_path):
     shared = sum(name.endswith("shortcut.0") for name, _ in model.named_modules())
     assert found["Conv"] == 3 * (layers - 1) - shared + 1  # a shortcut takes the transform that is there
     assert found["Slice"] == 0 if model.linear.in_features % 8 == 0 else found["Slice"] == 1
-    # Rectifiers, additions, pools and the coset maximum work on planes; so does the spatial mean.
+    # Rectifiers, additions, pools and the coset maximum are rotation-major; so is the spatial mean.
     relus, blocks = found["Relu"], sum(isinstance(module, BasicBlock) for module in model.modules())
     assert fired["form_regions"] >= relus + blocks + 2
 
 
-def test_every_channel_that_fills_up_is_zero(tmp_path):
+def test_channel_padding_is_zero(tmp_path):
     model = shake(small_network()).eval()
     made = written(tmp_path / "a.onnx", model, form="fourier", processor="avx2")
-    aligned = {choice.layer: choice.channels for choice in made.compiled.choices}
+    padded = {choice.layer: choice.channels for choice in made.compiled.choices}
     weights = {
         tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor))
         for tensor in onnx.load(tmp_path / "a.onnx").graph.initializer
     }
-    filled = 0
-    for name, (_, out) in aligned.items():
+    padding = 0
+    for name, (_, out) in padded.items():
         layer = model.get_submodule(name)
         weight = weights[f"{name}.weight"].unflatten(0, (-1, out))
         assert not weight[:, layer.out_channels :].any()
         assert weight[:, : layer.out_channels].any()
-        filled += out - layer.out_channels
-    assert filled
+        padding += out - layer.out_channels
+    assert padding
 
 
 @pytest.mark.parametrize(
@@ -257,24 +257,24 @@ def test_a_learned_matrix_is_no_hue(tmp_path):
     with torch.no_grad():
         model[0].transformation_matrix.add_(0.1 * torch.randn(3, 3))
     made = written(tmp_path / "a.onnx", model)
-    assert [choice.form for choice in made.compiled.choices] == ["direct"]
+    assert [choice.form for choice in made.compiled.choices] == ["conv2d"]
     check_exact(model, in_onnx_runtime(tmp_path / "a.onnx"), torch.randn(2, 3, 17, 15))
 
 
-def test_few_channels_stay_direct_and_many_do_not(tmp_path):
+def test_few_channels_are_expanded_and_many_are_not(tmp_path):
     made = written(tmp_path / "a.onnx", CECNN(17, 3, 7, True).eval(), shape=(3, 28, 28), processor="avx512")
-    assert {choice.form for choice in made.compiled.choices} == {"direct"}
+    assert {choice.form for choice in made.compiled.choices} == {"conv2d"}
     lines = choices_as_lines(made.compiled.choices)
-    assert lines[0].startswith("7 × direct")
+    assert lines[0].startswith("7 × conv2d")
     layers = [CEConv2d(3, 3, 64, 64, 3) for _ in range(2)]
     model = nn.Sequential(CEConv2d(1, 3, 3, 64, 3), *layers).eval()
     made = written(tmp_path / "b.onnx", model, shape=(3, 64, 64))
-    assert [choice.form for choice in made.compiled.choices] == ["direct", "fourier", "fourier"]
-    assert "direct: 0 (no other form is exact)" in choices_as_lines(made.compiled.choices)
+    assert [choice.form for choice in made.compiled.choices] == ["conv2d", "fourier", "fourier"]
+    assert "conv2d: 0 (no other form is exact)" in choices_as_lines(made.compiled.choices)
 
 
 @pytest.mark.parametrize(
-    ("processor", "channels", "aligned", "form"),
+    ("processor", "channels", "padded", "form"),
     [
         ("avx512", 20, 24, "fourier pairs"),
         ("avx512", 32, 32, "fourier"),
@@ -282,13 +282,13 @@ def test_few_channels_stay_direct_and_many_do_not(tmp_path):
         ("avx2", 24, 24, "fourier"),
     ],
 )
-def test_pairs_where_blocks_would_be_half_filled(tmp_path, processor, channels, aligned, form):
+def test_pairs_where_channel_blocks_would_be_half_full(tmp_path, processor, channels, padded, form):
     torch.manual_seed(0)
     layers = [CEConv2d(10, 10, channels, channels, 3, padding="same", separable=False) for _ in range(2)]
     model = shake(nn.Sequential(CEConv2d(1, 10, 3, channels, 3, padding="same"), *layers)).eval()
     made = written(tmp_path / "a.onnx", model, shape=(3, 64, 64), processor=processor)
     *_, last = made.compiled.choices
-    assert (last.form, last.channels) == (form, (aligned, aligned))
+    assert (last.form, last.channels) == (form, (padded, padded))
     x = torch.randn(2, 3, 31, 28)
     check_exact(model, in_onnx_runtime(tmp_path / "a.onnx"), x)
     check_exact(model, in_openvino(tmp_path / "a.onnx"), x, roundings=64)

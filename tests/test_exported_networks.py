@@ -127,7 +127,7 @@ def test_every_form_takes_it(tmp_path, name, form):
 
 
 @pytest.mark.parametrize("name", OVER_SPACE)
-def test_reductions_over_space_work_on_planes(tmp_path, name):
+def test_reductions_over_space_are_rotation_major(tmp_path, name):
     torch.manual_seed(0)
     exported(tmp_path / "a.onnx", shake(NETWORKS[name]()).eval())
     nodes = onnx.load(tmp_path / "a.onnx").graph.node

@@ -11,7 +11,7 @@ from ceconv_convert import CEConv2d
 from ceconv_convert.conversion.read_module import read_layer
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.onnx.compile import compile_graph
-from ceconv_convert.onnx.dialect import Layer
+from ceconv_convert.onnx.notes import Layer
 
 HEAD = """<ir_version: 10, opset_import: ["": 18, "ceconv.dialect": 1]>
 network (float[B,3,H,W] x) => (float{shape} y)
@@ -53,7 +53,7 @@ def test_a_reduction_over_empty_axes(lifting, op_type, noop, kept):
 
 @pytest.mark.parametrize(("training", "moved"), [(0, True), (1, False)])
 def test_a_norm_in_training_mode_stays_where_it_is(lifting, training, moved):
-    """Its statistics are those of the batch, and the padding of planes would be among them."""
+    """Its statistics are those of the batch, and channel padding would be among them."""
     outputs = "y, mean, variance" if training else "y"
     norm = f"{outputs} = BatchNormalization <training_mode = {training}> (r, ones, zeros, zeros, ones)"
     file = compiled(lifting, f"r = Relu(f) {norm}", "[B,4,3,H,W]")

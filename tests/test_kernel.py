@@ -13,7 +13,7 @@ from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.circular import as_cyclic, to_circular, unroll, wrap
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.color import color_order, hue_rotation_matrix, matrix_powers, order_of_powers
-from ceconv_convert.kernel.cyclic_fourier import products_of, transform_of
+from ceconv_convert.kernel.cyclic_fourier import transform_of
 from ceconv_convert.kernel.expand import expand
 from ceconv_convert.kernel.spec import CyclicSpec, LiftingSpec, normalize_padding, normalize_pair
 from tests.support import relative
@@ -244,8 +244,9 @@ def test_every_field_is_known_to_the_forms_test():
 )
 def test_the_fourier_products_are_the_cyclic_correlation(rotations, width):
     transform = transform_of(rotations, width)
-    assert transform.groups == (products_of(rotations) if width == 1 else rotations // 2)
-    assert transform.products == width * transform.groups
+    products = 1 + (rotations % 2 == 0) + 3 * ((rotations - 1) // 2)
+    groups = products if width == 1 else rotations // 2
+    assert (len(transform.weight), len(transform.forward)) == (groups, width * groups)
     forward, inverse = (
         transform.forward.unflatten(0, (-1, width)),
         transform.inverse.unflatten(1, (-1, width)),

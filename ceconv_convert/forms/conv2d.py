@@ -5,13 +5,12 @@ N_out times the weights of a lifting or hidden layer, and no work left but the c
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ceconv_convert.forms.target import TargetLayer, as_parameter, symmetric_padding
 from ceconv_convert.kernel.expand import expand
-from ceconv_convert.kernel.rotation_major import join_planes
+from ceconv_convert.kernel.rotation_major import flatten_rotations
 from ceconv_convert.kernel.spec import KernelSpec
 
 
@@ -41,19 +40,11 @@ class ExpandedConv2d(TargetLayer, nn.Conv2d):
             self.bias = as_parameter(spec.bias.repeat_interleave(spec.out_rotations))
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[B, I, N_in, H, W]``, or planes ``[B, I·N_in, H, W]``, → ``[B, O, N_out, H', W']``."""
-        y = F.conv2d(self.pad_excess(join_planes(input)), self.weight, self.bias, self.stride, self.padding)
+        """``[B, I, N_in, H, W]``, or flat, ``[B, I·N_in, H, W]``, → ``[B, O, N_out, H', W']``."""
+        x = self.pad_excess(flatten_rotations(input))
+        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
         features: Tensor = y.contiguous().unflatten(1, (-1, self.out_rotations))
         return features
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, expanded rotations={self.in_rotations}→{self.out_rotations}"
-
-
-def shapes(spec: KernelSpec) -> dict[str, torch.Size]:
-    """The state dict's shapes of an ``ExpandedConv2d``."""
-    rows = spec.out_channels * spec.out_rotations
-    found = {"weight": torch.Size((rows, spec.in_channels * spec.in_rotations, *spec.kernel_size))}
-    if spec.bias is not None:
-        found["bias"] = torch.Size((rows,))
-    return found

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,14 +27,19 @@ from ceconv_convert.kernel.circular import (
     wrap,
 )
 from ceconv_convert.kernel.color import ColorOrder, color_order, matrix_powers
-from ceconv_convert.kernel.rotation_major import join_planes, split_planes
+from ceconv_convert.kernel.rotation_major import flatten_rotations, unflatten_rotations
 from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec, LiftingSpec
 
 
 class DepthConv3d(TargetLayer, nn.Conv3d):
-    """What the two share: a ``nn.Conv3d`` whose parameters come from a spec."""
+    """What the two share: a ``nn.Conv3d`` whose parameters come from a spec.
+
+    Attributes:
+        order: of the colors in the weight of a lifting layer (``lifting_conv3d_weight``).
+    """
 
     form = "conv3d"
+    order: ColorOrder
 
     def __init__(self, spec: KernelSpec, weight: Tensor, depth_stride: int) -> None:
         out_channels, in_channels, *kernel_size = weight.shape
@@ -54,6 +58,7 @@ class DepthConv3d(TargetLayer, nn.Conv3d):
         self.bias = None if spec.bias is None else as_parameter(spec.bias)
         matrix = as_parameter(spec.matrix) if isinstance(spec, LiftingSpec) else None
         self.register_parameter("transformation_matrix", matrix)
+        self.order = "same" if matrix is None else color_order(matrix)
 
     def to_spec(self) -> KernelSpec:
         """What the layer computes, exactly: its weight is the spec's, laid out otherwise."""
@@ -64,12 +69,23 @@ class DepthConv3d(TargetLayer, nn.Conv3d):
         padding = ((rows + top, rows + bottom), (columns + left, columns + right))
         if matrix is None:
             return CyclicSpec(from_circular(self.weight), self.bias, self.out_rotations, stride, padding)
-        weight = from_lifting_conv3d_weight(self.weight, self._order())
+        weight = from_lifting_conv3d_weight(self.weight, self.order)
         return LiftingSpec(weight, self.bias, self.out_rotations, stride, padding, matrix)
 
-    def _order(self) -> ColorOrder:
-        """Of the colors in ``weight``."""
-        return "cycle" if self.kernel_size[0] == 3 and self.in_channels == 3 else "same"
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *rest: Any, **named: Any
+    ) -> None:
+        matrix = state_dict.get(f"{prefix}transformation_matrix")
+        if matrix is not None and not matrix.is_meta and matrix.shape == (3, 3) and self.in_channels == 3:
+            order = color_order(matrix)
+            if order != self.order:
+                *_, error_messages = rest
+                error_messages += self._adapt(state_dict, prefix, order)
+        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
+
+    def _adapt(self, state_dict: dict[str, Any], prefix: str, order: ColorOrder) -> list[str]:
+        """Lay out a state dict anew whose matrix has another order of colors; what keeps it from that."""
+        raise NotImplementedError
 
 
 class CircularConv3d(DepthConv3d):
@@ -88,9 +104,9 @@ class CircularConv3d(DepthConv3d):
         super().__init__(spec, conv3d_weight(spec), depth_stride=1)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[B, I, N, H, W]``, or planes ``[B, I·N, H, W]``, → ``[B, O, N_out, H', W']``."""
+        """``[B, I, N, H, W]``, or flat, ``[B, I·N, H, W]``, → ``[B, O, N_out, H', W']``."""
         channels, depth = self.weight.shape[1:3]
-        x = self.pad_excess(wrap(split_planes(input, channels, depth), self.out_rotations))
+        x = self.pad_excess(wrap(unflatten_rotations(input, channels, depth), self.out_rotations))
         y = F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
         return unroll(y, self.out_rotations).contiguous()
 
@@ -98,27 +114,9 @@ class CircularConv3d(DepthConv3d):
         rotations = f"circular rotations={self.in_rotations}→{self.out_rotations}"
         return f"{super().extra_repr()}, {rotations}, left={left_padding(self.kernel_size[0])}"
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        key = f"{prefix}transformation_matrix"
-        matrix = state_dict.get(key)
-        known = matrix is not None and not matrix.is_meta and self.in_channels == 3
-        if matrix is not None and known and color_order(matrix) != self._order():
-            error_msgs.append(
-                f"{key} is not the color permutation that this layer was converted with: "
-                "load the weights first, and convert afterwards"
-            )
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+    def _adapt(self, state_dict: dict[str, Any], prefix: str, order: ColorOrder) -> list[str]:
+        problem = "is not the color permutation that this layer was converted with"
+        return [f"{prefix}transformation_matrix {problem}: load the weights first, and convert afterwards"]
 
 
 class ColorStackConv3d(DepthConv3d):
@@ -130,26 +128,18 @@ class ColorStackConv3d(DepthConv3d):
     In a state dict the matrix decides how the weight is laid out (``lifting_conv3d_weight``). With a matrix
     that permutes colors and learns, the weight is laid out so from the start. Where training has led the
     matrix away from its order, or a state dict comes with another, the state dict's weight is laid out anew.
-
-    Attributes:
-        order: of the colors in ``weight``.
     """
 
     transformation_matrix: nn.Parameter
-    order: ColorOrder = "other"
 
     def __init__(self, spec: KernelSpec) -> None:
         super().__init__(spec, conv3d_weight(spec), depth_stride=3)
-        self.order = color_order(self.transformation_matrix)
-
-    def _order(self) -> ColorOrder:
-        return self.order
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, 3, H, W]``, or with a rotation axis of 1, → ``[B, O, N_out, H', W']``."""
         powers = matrix_powers(self.transformation_matrix, self.out_rotations)  # [N_out, 3, 3]
         recolor = powers.transpose(1, 2).reshape(-1, 3, 1, 1)  # [N_out·3, 3, 1, 1]: (M^r)ᵀ as a 1×1 kernel
-        stack = F.conv2d(join_planes(input), recolor).unsqueeze(1)  # [B, 1, N_out·3, H, W]
+        stack = F.conv2d(flatten_rotations(input), recolor).unsqueeze(1)  # [B, 1, N_out·3, H, W]
         weight = _reorder(self.weight, self.order, "other")  # [O, 1, 3, kh, kw]
         y = F.conv3d(self.pad_excess(stack), weight, self.bias, self.stride, self.padding)
         return y.contiguous()
@@ -164,25 +154,12 @@ class ColorStackConv3d(DepthConv3d):
             key = f"{prefix}weight"
             destination[key] = _reorder(destination[key], self.order, order).contiguous()
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        key = f"{prefix}weight"
-        weight, matrix = state_dict.get(key), state_dict.get(f"{prefix}transformation_matrix")
-        if weight is not None and weight.dim() == 5 and matrix is not None and not matrix.is_meta:
-            order = color_order(matrix)
-            if order != self.order:
-                state_dict[key] = _reorder(weight, order, self.order)  # torch hands a shallow copy around
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+    def _adapt(self, state_dict: dict[str, Any], prefix: str, order: ColorOrder) -> list[str]:
+        weight = state_dict.get(f"{prefix}weight")
+        if weight is not None and weight.dim() == 5:
+            # torch hands a shallow copy around
+            state_dict[f"{prefix}weight"] = _reorder(weight, order, self.order)
+        return []
 
 
 def _reorder(weight: Tensor, order: ColorOrder, to: ColorOrder) -> Tensor:
@@ -195,10 +172,3 @@ def build(spec: KernelSpec) -> nn.Module:
     """The Conv3d layer of a spec: circular where the layer is cyclic and stays so, else the color stack."""
     learns = isinstance(spec, LiftingSpec) and spec.matrix.requires_grad and spec.in_channels == 3
     return ColorStackConv3d(spec) if learns or as_cyclic(spec) is None else CircularConv3d(spec)
-
-
-def shapes(spec: KernelSpec) -> dict[str, torch.Size]:
-    """The state dict's shapes of the layer that ``build`` makes."""
-    matrix = spec.matrix if isinstance(spec, LiftingSpec) else None
-    tensors = {"weight": conv3d_weight(spec), "bias": spec.bias, "transformation_matrix": matrix}
-    return {name: tensor.shape for name, tensor in tensors.items() if tensor is not None}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import torch
 from torch import nn
 
 from ceconv_convert.errors import SpecError
-from ceconv_convert.forms import conv2d, conv3d, fourier
-from ceconv_convert.kernel.cyclic_fourier import applies
+from ceconv_convert.forms import conv3d
+from ceconv_convert.forms.conv2d import ExpandedConv2d
+from ceconv_convert.forms.fourier import FourierConv2d
+from ceconv_convert.kernel.cyclic_fourier import fourier_applies, fourier_factors
+from ceconv_convert.kernel.factored import Factored, expanded_factors
+from ceconv_convert.kernel.hue_rotation import hue_applies, hue_factors
 from ceconv_convert.kernel.spec import KernelSpec
 
 
@@ -20,42 +25,72 @@ class Form:
     """One way to write a color-equivariant layer down.
 
     Attributes:
-        name: what ``convert(form=…)`` and ``--form`` call it.
+        name: of the row.
         summary: a line for people.
-        build: the layer of a spec.
-        shapes: the shapes of that layer's state dict, without building it.
-        used: the name of the form that the layer of a spec gets: another where this one does not apply.
+        applies: whether the form is exact for a spec.
+        layer: the PyTorch layer of a spec that the form applies to; None: PyTorch does not have the form.
+        factors: what the graph compiler writes for such a spec; None: it does not have the form.
+        variant_of: the form that users name to get this one; None: itself.
     """
 
     name: str
     summary: str
-    build: Callable[[KernelSpec], nn.Module]
-    shapes: Callable[[KernelSpec], dict[str, torch.Size]]
-    used: Callable[[KernelSpec], str]
+    applies: Callable[[KernelSpec], bool]
+    layer: Callable[[KernelSpec], nn.Module] | None = None
+    factors: Callable[[KernelSpec], Factored] | None = None
+    variant_of: str | None = None
+
+    def is_requested_as(self, name: str) -> bool:
+        """Whether users who name a form get this one."""
+        return name == (self.variant_of or self.name)
+
+    def used(self, spec: KernelSpec) -> str:
+        """The name of the form that ``build`` gives a spec: conv3d where this one does not apply."""
+        return self.name if self.layer is not None and self.applies(spec) else "conv3d"
+
+    def build(self, spec: KernelSpec) -> nn.Module:
+        """The PyTorch layer of a spec, a circular Conv3d where this form does not apply."""
+        layer = self.layer if self.applies(spec) else None
+        return (layer or conv3d.build)(spec)
+
+    def shapes(self, spec: KernelSpec) -> dict[str, torch.Size]:
+        """The shapes of the state dict of what ``build`` makes, without the numbers."""
+        bias = None if spec.bias is None else spec.bias.to("meta")
+        layer = self.build(replace(spec, weight=spec.weight.to("meta"), bias=bias))
+        return {name: tensor.shape for name, tensor in layer.state_dict().items()}
 
 
-_ROWS = (
-    Form("conv3d", "circular Conv3d: smallest, portable", conv3d.build, conv3d.shapes, lambda _: "conv3d"),
+TABLE = (
+    Form("conv3d", "circular Conv3d: smallest, portable", lambda spec: True, conv3d.build),
     Form(
         "conv2d",
         "expanded Conv2d: N_out times the weights",
-        conv2d.ExpandedConv2d,
-        conv2d.shapes,
-        lambda _: "conv2d",
+        lambda spec: True,
+        layer=ExpandedConv2d,
+        factors=expanded_factors,
     ),
     Form(
         "fourier",
         "Fourier over the rotations: fewest multiplications",
-        fourier.build,
-        fourier.shapes,
-        lambda spec: "fourier" if applies(spec) else "conv3d",
+        fourier_applies,
+        layer=FourierConv2d,
+        factors=fourier_factors,
     ),
+    Form(
+        "fourier pairs",
+        "the same with complex numbers as pairs of channels: wider convolutions",
+        partial(fourier_applies, width=2),
+        factors=partial(fourier_factors, width=2),
+        variant_of="fourier",
+    ),
+    Form("hue", "lifting by three kernels a channel, mixed", hue_applies, factors=hue_factors),
 )
+
+FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in TABLE if form.layer is not None})
+"""Those that PyTorch has, by the names of ``convert(form=…)`` and ``--form``."""
 
 AUTO = "auto"
 """Of ``.onnx`` files alone: each layer's form is chosen by what it costs there."""
-
-FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ROWS})
 
 
 def form_named(name: str) -> Form:

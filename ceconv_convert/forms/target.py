@@ -12,12 +12,10 @@ from ceconv_convert.kernel.spec import KernelSpec, Pair
 class TargetLayer(nn.Module):
     """A converted layer; mixed into a torch convolution.
 
+    Channels and rotations are those of the layer that it replaces: callers may read them.
+
     Attributes:
         form: the name of its row in the table of forms.
-        in_channels: of the layer that it replaces; callers may ask for it.
-        out_channels: likewise.
-        in_rotations: likewise.
-        out_rotations: likewise.
         separable: False: the factors are multiplied.
         padding_excess: zeros ``(left, right, top, bottom)`` beyond the symmetric padding, which a torch
             convolution cannot add by itself; all 0 except for ``padding="same"`` with an even kernel.
@@ -33,10 +31,8 @@ class TargetLayer(nn.Module):
 
     def take_over(self, spec: KernelSpec) -> None:
         """Set what is the same for every form."""
-        self.in_channels = spec.in_channels
-        self.out_channels = spec.out_channels
-        self.in_rotations = spec.in_rotations
-        self.out_rotations = spec.out_rotations
+        self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
+        self.in_rotations, self.out_rotations = spec.in_rotations, spec.out_rotations
         (top, bottom), (left, right) = spec.padding
         rows, columns = symmetric_padding(spec)
         self.padding_excess = (left - columns, right - columns, top - rows, bottom - rows)

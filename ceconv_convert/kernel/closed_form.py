@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ceconv_convert.kernel.rotation_major import split_planes
+from ceconv_convert.kernel.rotation_major import unflatten_rotations
 from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 
 
@@ -22,7 +22,7 @@ def evaluate(spec: KernelSpec, x: Tensor) -> Tensor:
 
     Computes in the dtype of ``x`` and the spec, which are the same.
     """
-    features = split_planes(x, spec.in_channels, spec.in_rotations)
+    features = unflatten_rotations(x, spec.in_channels, spec.in_rotations)
     (top, bottom), (left, right) = spec.padding
     features = F.pad(features, (left, right, top, bottom))
     kernel = spec.weight.flatten(1, 2)  # [O, I·N_in, kh, kw]

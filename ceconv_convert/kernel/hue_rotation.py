@@ -1,9 +1,9 @@
-"""A lifting layer by what a hue rotation does: it fixes the grey axis and turns a plane.
+"""A lifting layer whose matrix is a hue rotation: three kernels a channel for any number of rotations.
 
-M^r = G + cos(rθ) P + sin(rθ) K, θ = 2π/N, with G = uuᵀ on the grey axis u, P = 1 - G, K = [u]×. Hence
+A hue rotation fixes the grey axis u and rotates the plane across it:
+    M^r = G + cos(rθ) P + sin(rθ) K, θ = 2π/N, with G = uuᵀ, P = 1 - G, K = [u]×, hence
     y_r = (G w) ∗ x + cos(rθ) · (P w) ∗ x + sin(rθ) · (K w) ∗ x
-for any N: three kernels a channel instead of N, and a transform [N, 3] on what they give.
-The three matrices are read from the stored one by least squares, so that the stored matrix stays the truth.
+G, P and K are fitted to the powers of the stored matrix by least squares: its numbers are what counts.
 """
 
 from __future__ import annotations
@@ -13,39 +13,43 @@ import math
 import torch
 from torch import Tensor
 
+from ceconv_convert.errors import SpecError
 from ceconv_convert.kernel.color import matrix_powers
+from ceconv_convert.kernel.factored import Factored, bias_of_first
 from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 
-PARTS = 3
+_PARTS = 3
 
 
-def hue_transform(rotations: int) -> Tensor:
-    """``[N, 3]``: 1, cos(rθ) and sin(rθ), float64."""
-    angles = [2 * math.pi * r / rotations for r in range(rotations)]
-    return torch.tensor([[1.0, math.cos(a), math.sin(a)] for a in angles], dtype=torch.float64)
+def hue_factors(spec: KernelSpec) -> Factored:
+    """One group of 3 → 3·O channels, and U ``[N, 3]``: the columns 1, cos(rθ) and sin(rθ).
 
-
-def hue_parts(matrix: Tensor, rotations: int) -> tuple[Tensor, float]:
-    """G, P and K of the stored matrix, ``[3, 3, 3]``, float64, and how far its powers are from them."""
-    powers = matrix_powers(matrix.double(), rotations).flatten(1)  # [N, 9]
-    transform = hue_transform(rotations)
-    parts = torch.linalg.lstsq(transform, powers).solution  # [3, 9]
-    return parts.unflatten(1, (3, 3)), float((transform @ parts - powers).abs().max())
-
-
-def applies(spec: KernelSpec) -> bool:
-    """Whether a lifting layer's matrix is a hue rotation, up to roundings, to more than three rotations.
-
-    With three, three kernels a channel are what the layer has anyway.
+    Raises:
+        SpecError: where the layer is not a lifting one.
     """
-    if not isinstance(spec, LiftingSpec) or spec.out_rotations <= PARTS:
+    if not isinstance(spec, LiftingSpec):
+        raise SpecError("the hue form is of lifting layers")
+    transform, parts, _ = _fit(spec)
+    kernels = torch.einsum("pij,ojhw->poihw", parts, spec.weight[:, :, 0].double()).to(spec.dtype)
+    bias = bias_of_first(spec.bias, _PARTS)
+    return Factored(kernels[None, :, :, None], bias, inverse=transform)
+
+
+def hue_applies(spec: KernelSpec) -> bool:
+    """Whether a layer lifts to more than three rotations, by a hue rotation up to two eps of float32.
+
+    With three rotations, the expanded layer has no more than three kernels a channel either.
+    """
+    if not isinstance(spec, LiftingSpec) or spec.out_rotations <= _PARTS:
         return False
-    _, distance = hue_parts(spec.matrix, spec.out_rotations)
-    return distance <= 2 * torch.finfo(torch.float32).eps
+    return _fit(spec)[2] <= 2 * torch.finfo(torch.float32).eps
 
 
-def hue_weight(spec: LiftingSpec) -> Tensor:
-    """``[3·O, 3, kh, kw]``, float64: the kernels G w, P w and K w, part by part."""
-    parts, _ = hue_parts(spec.matrix, spec.out_rotations)
-    kernels = torch.einsum("pij,ojhw->poihw", parts, spec.weight[:, :, 0].double())
-    return kernels.flatten(0, 1)
+def _fit(spec: LiftingSpec) -> tuple[Tensor, Tensor, float]:
+    """U ``[N, 3]``; G, P and K ``[3, 3, 3]``; and the largest error of the matrix's powers. In float64."""
+    rotations = spec.out_rotations
+    angles = [2 * math.pi * r / rotations for r in range(rotations)]
+    transform = torch.tensor([[1.0, math.cos(a), math.sin(a)] for a in angles], dtype=torch.float64)
+    powers = matrix_powers(spec.matrix.double(), rotations).flatten(1)  # [N, 9]
+    parts = torch.linalg.lstsq(transform, powers).solution  # [3, 9]
+    return transform, parts.unflatten(1, (3, 3)), float((transform @ parts - powers).abs().max())

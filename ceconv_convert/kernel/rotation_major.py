@@ -1,4 +1,4 @@
-"""Features as planes: rotations and channels side by side, in the order that they lie in memory."""
+"""Layouts of features: PyTorch's ``[B, C, N, H, W]``, flat, ``[B, C·N, H, W]``, and rotation-major."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def split_planes(x: Tensor, channels: int, rotations: int) -> Tensor:
+def unflatten_rotations(x: Tensor, channels: int, rotations: int) -> Tensor:
     """``[B, C·N, H, W]``, or anything that lies in memory like it, → ``[B, C, N, H, W]``.
 
-    The published layer views its input as planes, and so takes features in any of these shapes.
+    The published layer views its input as flat, and so takes features in any of these shapes.
 
-    >>> split_planes(torch.zeros(2, 12, 5, 5), 4, 3).shape
+    >>> unflatten_rotations(torch.zeros(2, 12, 5, 5), 4, 3).shape
     torch.Size([2, 4, 3, 5, 5])
     """
     if x.dim() == 5 and x.shape[1:3] == (channels, rotations):
         return x
-    planes = join_planes(x)
+    flat = flatten_rotations(x)
     # Where there is no choice, the export is simpler without a reshape.
     if channels == 1:
-        return planes.unsqueeze(1)
-    return planes.unsqueeze(2) if rotations == 1 else torch.unflatten(planes, 1, (channels, rotations))
+        return flat.unsqueeze(1)
+    return flat.unsqueeze(2) if rotations == 1 else torch.unflatten(flat, 1, (channels, rotations))
 
 
-def join_planes(x: Tensor) -> Tensor:
-    """``[B, C, N, H, W]`` → ``[B, C·N, H, W]``; planes are left as they are."""
+def flatten_rotations(x: Tensor) -> Tensor:
+    """``[B, C, N, H, W]`` → ``[B, C·N, H, W]``; flat features are left as they are."""
     return x.flatten(1, -3) if x.dim() > 4 else x
 
 
@@ -41,5 +41,5 @@ def from_rotation_major(y: Tensor, channels: int, rotations: int) -> Tensor:
     >>> torch.equal(from_rotation_major(to_rotation_major(x, 4), 2, 3), x)
     True
     """
-    planes = y.flatten(1, -3)  # [B, N·C', H, W]
-    return torch.unflatten(planes, 1, (rotations, -1))[:, :, :channels].transpose(1, 2)
+    flat = y.flatten(1, -3)  # [B, N·C', H, W]
+    return torch.unflatten(flat, 1, (rotations, -1))[:, :, :channels].transpose(1, 2)

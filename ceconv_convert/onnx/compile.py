@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
-from onnx_ir.passes import common
+from onnx_ir.passes import Sequential, common
 
 from ceconv_convert.onnx.boundaries import Boundary
-from ceconv_convert.onnx.dialect import DOMAIN, Layer, attach
+from ceconv_convert.onnx.dialect import DOMAIN, LAYER, is_dialect
+from ceconv_convert.onnx.notes import Layer, notes
 from ceconv_convert.onnx.passes.choose import Choice, choose
 from ceconv_convert.onnx.passes.fold_norms import fold_norms
 from ceconv_convert.onnx.passes.form_regions import form_regions
 from ceconv_convert.onnx.passes.lower import lower
+
+_LARGEST_MATRIX = 2**18
+"""Numbers in the largest constant that may be shared: a transform of 360 rotations has fewer."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +40,27 @@ def compile_graph(model: ir.Model, layers: Mapping[str, Layer], *, form: str, bl
 
     Args:
         model: as exported, with ``Layer`` nodes.
-        layers: their meaning, by name.
+        layers: what they compute, by name.
         form: ``auto`` (by the cost model) or ``fourier`` (wherever it applies).
-        block: channels that the runtime takes abreast.
+        block: the channel block of the runtime.
     """
     graph = model.graph
-    ends = [(value.shape, value.type) for value in graph.outputs]
-    attach(graph, layers)
+    outputs = [(value.shape, value.type) for value in graph.outputs]
+    for node in graph:
+        if is_dialect(node, LAYER):
+            notes(node).layer = layers[node.attributes["name"].as_string()]
     fired = {"fold_norms": fold_norms(graph), "form_regions": form_regions(graph)}
-    choices = choose(graph, form=form, block=block)
-    layer_ends = lower(graph)
-    common.IdentityEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
-    common.DeduplicateInitializersPass()(model)
-    common.CommonSubexpressionEliminationPass()(model)
-    for value, (shape, kind) in zip(graph.outputs, ends, strict=True):  # a twin may stand for it
+    choices = choose(graph, form=form, block=block)
+    boundaries = lower(graph)
+    Sequential(
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.DeduplicateInitializersPass(_LARGEST_MATRIX),
+        common.CommonSubexpressionEliminationPass(),
+    )(model)
+    for value, (shape, kind) in zip(graph.outputs, outputs, strict=True):  # an equal value may stand for one
         value.shape, value.type = shape, kind
     model.opset_imports.pop(DOMAIN, None)
     common.NameFixPass()(model)
-    return Compiled(tuple(choices), fired, layer_ends)
+    return Compiled(tuple(choices), fired, boundaries)

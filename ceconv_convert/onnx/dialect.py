@@ -1,18 +1,15 @@
 """A color-equivariant layer as one node of the exported graph: passes work on meaning, not on patterns.
 
-The node has one input and one output, and a name; what it computes, its kernel spec, lies beside it. Passes
-turn it into nodes on *planes*, features whose rotations lie outermost, and these into standard operators.
+The node has one input and one output, and a name; what it computes is noted beside it. Passes turn it into
+nodes on rotation-major features, and these into standard operators.
 
 * ``Layer``: ``[B, I, N_in, H, W]``, or ``[B, 3, H, W]`` for lifting → ``[B, O, N_out, H', W']``
-* ``PlanesLayer``: the same on planes, ``[B, N_in·I, H, W]`` → ``[B, N_out·O, H', W']``
-* ``ToPlanes``: ``[B, C, N, H, W]`` → planes
-* ``FromPlanes``: planes → ``[B, C, N, H, W]``, or flat, ``[B, C·N, H, W]``
+* ``RotationMajorLayer``: the same, rotation-major, ``[B, N_in·I, H, W]`` → ``[B, N_out·O, H', W']``
+* ``ToRotationMajor``: ``[B, C, N, H, W]`` → rotation-major
+* ``FromRotationMajor``: rotation-major → ``[B, C, N, H, W]`` or ``[B, C·N, H, W]``, by its attribute ``rank``
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
@@ -20,39 +17,13 @@ from torch import Tensor, nn
 
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.kernel.closed_form import evaluate
-from ceconv_convert.kernel.rotation_major import join_planes, split_planes
+from ceconv_convert.kernel.rotation_major import flatten_rotations, unflatten_rotations
 from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec, Pair
-from ceconv_convert.onnx.boundaries import Folded
+from ceconv_convert.onnx.notes import Layer
 
 DOMAIN = "ceconv.dialect"
-LAYER, PLANES_LAYER, TO_PLANES, FROM_PLANES = "Layer", "PlanesLayer", "ToPlanes", "FromPlanes"
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """What a node of the dialect computes.
-
-    Attributes:
-        name: its module's path.
-        spec: in float64.
-        size: height and width of its input in the exported example: what costs are estimated by.
-        dtype: of the network.
-        norms: what its spec took up.
-    """
-
-    name: str
-    spec: KernelSpec
-    size: Pair
-    dtype: torch.dtype
-    norms: tuple[Folded, ...] = ()
-
-
-@dataclass(frozen=True)
-class Planes:
-    """A value with its rotations outermost: ``[B, N·C', H, W]`` with C' ≥ C, as the compiler aligns it."""
-
-    channels: int
-    rotations: int
+LAYER, MAJOR_LAYER = "Layer", "RotationMajorLayer"
+TO_MAJOR, FROM_MAJOR = "ToRotationMajor", "FromRotationMajor"
 
 
 class SymbolicLayer(TargetLayer):
@@ -60,8 +31,8 @@ class SymbolicLayer(TargetLayer):
 
     Attributes:
         spec: what it computes.
-        name: its path, once ``name_layers`` gave it.
-        size: height and width of what it computed last; None before.
+        name: its path, once ``name_layers`` set it.
+        size: height and width of its last input; None before.
     """
 
     form = "symbolic"
@@ -81,9 +52,9 @@ class SymbolicLayer(TargetLayer):
                 self.size = (input.shape[-2], input.shape[-1])
             return evaluate(self.spec, input)
         if isinstance(self.spec, LiftingSpec):
-            x = join_planes(input)
+            x = flatten_rotations(input)
         else:
-            x = split_planes(input, self.in_channels, self.in_rotations)
+            x = unflatten_rotations(input, self.in_channels, self.in_rotations)
         sizes = self.spec.out_size(x.shape[-2:])
         features: Tensor = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{LAYER}",
@@ -97,9 +68,9 @@ class SymbolicLayer(TargetLayer):
 
 
 def name_layers(model: nn.Module, example: Tensor) -> dict[str, Layer]:
-    """Give every symbolic layer of ``model`` its path as a name; the meaning of each, by name.
+    """Set the names of all symbolic layers of ``model`` to their paths; what each computes, by name.
 
-    Runs the model once, on ``example``, for the image sizes; of a layer in a branch it has the example's.
+    Runs the model once, on ``example``, for the image sizes; a layer in a branch has the example's size.
     """
     found = {name: module for name, module in model.named_modules() if isinstance(module, SymbolicLayer)}
     for name, module in found.items():
@@ -116,21 +87,6 @@ def name_layers(model: nn.Module, example: Tensor) -> dict[str, Layer]:
     }
 
 
-def attach(graph: ir.Graph, layers: Mapping[str, Layer]) -> None:
-    """Lay its meaning beside every node of the dialect."""
-    for node in graph:
-        if is_dialect(node, LAYER):
-            node.meta["layer"] = layers[node.attributes["name"].as_string()]
-
-
 def is_dialect(node: ir.Node | None, op_type: str) -> bool:
     """Whether ``node`` is one of the dialect's, of that type."""
     return node is not None and node.domain == DOMAIN and node.op_type == op_type
-
-
-def layer_of(node: ir.Node) -> Layer:
-    """The meaning of a ``Layer`` or ``PlanesLayer``."""
-    layer = node.meta["layer"]
-    if not isinstance(layer, Layer):
-        raise TypeError(f"{node.name} has no layer beside it")
-    return layer

@@ -13,45 +13,40 @@ _NAMED = 4
 def choices_as_lines(choices: Sequence[Choice]) -> list[str]:
     """A line on how many layers have which form, and one on each form that is an exception, with the reason.
 
-    >>> choices_as_lines([Choice("conv1", "direct", (3, 8), {"direct": 2e6})])
-    ['1 × direct']
+    >>> choices_as_lines([Choice("conv1", "conv2d", (3, 8), {"conv2d": 2e6})])
+    ['1 × conv2d']
     """
-    if not choices:
-        return []
-    counts = Counter(choice.form for choice in choices)
-    usual, _ = counts.most_common(1)[0]
-    line = ", ".join(f"{count} × {form}" for form, count in counts.most_common())
-    line += _compared([choice for choice in choices if choice.form == usual])
-    return [line, *(_exceptions(choices, form) for form in counts if form != usual)]
+    counts = Counter(choice.form for choice in choices).most_common()
+    lines: list[str] = []
+    for form, _ in counts:
+        found = [choice for choice in choices if choice.form == form]
+        if lines:
+            shown = [f"{choice.layer or '(root)'} ({_reason(choice)})" for choice in found[:_NAMED]]
+            more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            lines.append(f"{form}: {', '.join(shown)}{more}")
+        else:
+            lines.append(", ".join(f"{count} × {name}" for name, count in counts) + _compared(found))
+    return lines
+
+
+def _next_best(choice: Choice) -> tuple[float, str]:
+    """The cost of the cheapest other form, in that of the chosen one, and its name."""
+    others = ((cost / choice.costs[choice.form], name) for name, cost in choice.costs.items())
+    return min((other for other in others if other[1] != choice.form), default=(0.0, ""))
 
 
 def _compared(choices: Sequence[Choice]) -> str:
     """By how much the form that most layers have is better than the next best one, by estimate."""
-    form = choices[0].form
-    factors = [
-        min(cost for name, cost in choice.costs.items() if name != form) / choice.costs[form]
-        for choice in choices
-        if len(choice.costs) > 1
-    ]
+    factors = [_next_best(choice)[0] for choice in choices if len(choice.costs) > 1]
     if not factors:
         return ""
-    others = {name for choice in choices for name in choice.costs if name != form}
+    others = {name for choice in choices for name in choice.costs if name != choice.form}
     low, high = f"{min(factors):.2f}", f"{max(factors):.2f}"
     return f"; {' or '.join(sorted(others))} would cost {low if low == high else f'{low} to {high}'}×"
 
 
-def _exceptions(choices: Sequence[Choice], form: str) -> str:
-    found = [choice for choice in choices if choice.form == form]
-    shown = [f"{choice.layer or '(root)'} ({_reason(choice)})" for choice in found[:_NAMED]]
-    rest = len(found) - len(shown)
-    return f"{form}: {', '.join(shown)}{f' and {rest} more' if rest else ''}"
-
-
 def _reason(choice: Choice) -> str:
-    others = {name: cost for name, cost in choice.costs.items() if name != choice.form}
     if choice.forced:
-        return "as asked"
-    if not others:
-        return "no other form is exact"
-    name = min(others, key=lambda other: others[other])
-    return f"{name} would cost {others[name] / choice.costs[choice.form]:.2f}×"
+        return "as requested"
+    factor, name = _next_best(choice)
+    return f"{name} would cost {factor:.2f}×" if name else "no other form is exact"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ceconv_convert.files.system import name_of
-from ceconv_convert.kernel.rotation_major import from_rotation_major, split_planes, to_rotation_major
+from ceconv_convert.kernel.rotation_major import from_rotation_major, to_rotation_major, unflatten_rotations
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.onnx.boundaries import Boundary, boundaries_of
 from ceconv_convert.onnx.runtime import OnnxRunner, check_dtype, inner_values
@@ -137,7 +137,7 @@ def _output_features(values: Mapping[str, Tensor], boundary: Boundary[str], spec
 
 def _from_file(value: Tensor, channels: int, rotations: int, major: bool) -> Tensor:
     """A value of the file as ``[B, C, N, H, W]``; RuntimeError or IndexError where it is of another shape."""
-    features = (from_rotation_major if major else split_planes)(value, channels, rotations)
+    features = (from_rotation_major if major else unflatten_rotations)(value, channels, rotations)
     if features.shape[1:3] != (channels, rotations):
         raise RuntimeError(f"{tuple(value.shape)} is not {channels} channels of {rotations} rotations")
     return features

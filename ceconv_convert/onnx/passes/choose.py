@@ -1,25 +1,26 @@
-"""Choose the form of every layer, and how many channels every region's planes have, by the cost model.
+"""Choose the form of every layer, and the channel padding of every rotation-major value, by the cost model.
 
-Values between the same operators have the same channels: a class. The cost of a layer depends on the classes
-of its input and output, and the best choice is looked for one class at a time, from three beginnings.
+Values between the same operators have the same channels: a group. The cost of a layer depends on the padding
+of two groups, its input's and its output's; the cheapest padding is found by coordinate descent, from three
+starting points.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
 
-from ceconv_convert.kernel import cyclic_fourier as fourier
-from ceconv_convert.kernel import hue_rotation as hue
-from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
-from ceconv_convert.onnx.dialect import DOMAIN, PLANES_LAYER, Layer, is_dialect, layer_of
-from ceconv_convert.onnx.passes import costs
-from ceconv_convert.onnx.passes.costs import FOURIER, Shape, up_to
-from ceconv_convert.onnx.passes.planes import planes_of
+from ceconv_convert.forms.table import TABLE, Form
+from ceconv_convert.kernel.factored import Factored
+from ceconv_convert.onnx.dialect import DOMAIN, MAJOR_LAYER, is_dialect
+from ceconv_convert.onnx.notes import Layer, layer_of, layout_of, notes
+from ceconv_convert.onnx.passes.costs import layer_cost, up_to
 
 _ROUNDS = 6
 
@@ -30,10 +31,10 @@ class Choice:
 
     Attributes:
         layer: its path.
-        form: ``direct``, one convolution over all rotations; ``fourier`` or ``fourier pairs``; or ``hue``.
-        channels: as aligned, in and out.
+        form: the name of its row in the table of forms.
+        channels: with their padding, in and out.
         costs: of every form that applies, in multiplications.
-        forced: whether the user asked for the form.
+        forced: whether the user requested the form.
     """
 
     layer: str
@@ -43,169 +44,136 @@ class Choice:
     forced: bool = False
 
 
-@dataclass(eq=False)
-class _Class:
-    """Values that have the same channels."""
-
-    channels: int
-    aligned: int = 0
-    parent: _Class | None = None
-    layers: list[_Site] = field(default_factory=list)
-
-    def root(self) -> _Class:
-        found = self
-        while found.parent is not None:
-            found = found.parent
-        return found
-
-
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Site:
-    """A layer between two classes; an image is in none."""
+    """A layer in the graph.
+
+    Attributes:
+        source: the group of its input; None for an image.
+        target: the group of its output.
+        forms: that apply to it, with factors of one output channel: enough to count by.
+        requested: those of them that the user requested.
+        sharing: how many layers take the same input, and could share it mixed.
+    """
 
     node: ir.Node
     layer: Layer
-    source: _Class | None
-    target: _Class
+    source: int | None
+    target: int
+    forms: Mapping[Form, Factored]
+    requested: Sequence[Form]
     sharing: int
-    forms: list[str]
 
+    def channels(self, padding: Sequence[int]) -> tuple[int, int]:
+        """I' and O'."""
+        source = self.layer.spec.in_channels if self.source is None else padding[self.source]
+        return source, padding[self.target]
 
-def applicable(spec: KernelSpec) -> list[str]:
-    """The forms that a layer can be written in, exactly."""
-    if isinstance(spec, LiftingSpec):
-        return ["direct", "hue"] if hue.applies(spec) else ["direct"]
-    if not fourier.applies(spec):
-        return ["direct"]
-    rotations, widths = spec.in_rotations, FOURIER.items()
-    return ["direct", *(name for name, width in widths if rotations > width and rotations % width == 0)]
+    def costs(self, padding: Sequence[int], block: int) -> dict[Form, float]:
+        """Of every form."""
+        size, channels = self.layer.size, self.channels(padding)
+        pixels = (math.prod(size), math.prod(self.layer.spec.out_size(size)))
+        return {
+            form: layer_cost(factors, channels, pixels, sharing=self.sharing, block=block)
+            for form, factors in self.forms.items()
+        }
+
+    def best(self, costs: Mapping[Form, float]) -> Form:
+        """The cheapest form, among those requested if any are."""
+        return min(self.requested or self.forms, key=lambda form: costs[form])
+
+    def lowest_cost(self, padding: Sequence[int], block: int) -> float:
+        """Of the best form."""
+        costs = self.costs(padding, block)
+        return costs[self.best(costs)]
 
 
 def choose(graph: ir.Graph, *, form: str, block: int) -> list[Choice]:
-    """Lay a form beside every layer, and the aligned channels beside every value of planes.
+    """Note the form of every layer, and the padded channels of every rotation-major value.
 
     Args:
         graph: with its regions formed.
         form: ``auto``, or ``fourier`` wherever it applies.
-        block: channels that the runtime takes abreast.
+        block: the channel block of the runtime.
     """
-    classes = _classes(graph)
-    sites = [
-        _site(node, _class_of(classes, node), classes[node.outputs[0]])
-        for node in graph
-        if is_dialect(node, PLANES_LAYER)
-    ]
-    roots = list(dict.fromkeys(found.root() for found in classes.values()))
-    for site in sites:
-        for end in (site.source, site.target):
-            if end is not None:
-                end.root().layers.append(site)
-    _align(roots, sites, form, block)
-    for value, found in classes.items():
-        value.meta["aligned"] = found.root().aligned
+    groups = _channel_groups(graph)
+    index = {value: number for number, group in enumerate(groups) for value in group}
+    sites = _sites(graph, index, form)
+    channels = [layout.channels for group in groups if (layout := layout_of(group[0])) is not None]
+    padding = min(
+        (_descend(channels, sites, start, block) for start in (1, block // 2, block)),
+        key=lambda trial: sum(site.lowest_cost(trial, block) for site in sites),
+    )
+    for value, number in index.items():
+        layout = layout_of(value)
+        if layout is not None:
+            notes(value).layout = dataclasses.replace(layout, padded=padding[number])
     choices = []
     for site in sites:
-        estimates = _estimates(site, form, block)
-        best = min(estimates, key=lambda name: estimates[name])
-        site.node.meta["form"] = best
-        channels = (site.layer.spec.in_channels if site.source is None else site.source.root().aligned,)
-        forced = form != "auto" and best in FOURIER
-        everything = _estimates(site, "auto", block)
+        costs = site.costs(padding, block)
+        best = site.best(costs)
+        notes(site.node).form = best
+        named = {row.name: cost for row, cost in costs.items()}
         choices.append(
-            Choice(site.layer.name, best, (*channels, site.target.root().aligned), everything, forced)
+            Choice(site.layer.name, best.name, site.channels(padding), named, forced=bool(site.requested))
         )
     return choices
 
 
-def _site(node: ir.Node, source: _Class | None, target: _Class) -> _Site:
-    layer = layer_of(node)
-    return _Site(node, layer, source, target, _sharing(node), applicable(layer.spec))
-
-
-def _class_of(classes: Mapping[ir.Value, _Class], node: ir.Node) -> _Class | None:
-    """Of what a layer takes; None for an image."""
-    value = node.inputs[0]
-    return None if value is None else classes.get(value)
-
-
-def _sharing(node: ir.Node) -> int:
-    """The layers that could take one transform of what this one takes, it among them."""
-    value = node.inputs[0]
-    takers = () if value is None else value.consumers()
-    layers = [layer_of(taker).spec for taker in takers if is_dialect(taker, PLANES_LAYER)]
-    return max(1, sum(fourier.applies(spec) for spec in layers))
-
-
-def _classes(graph: ir.Graph) -> dict[ir.Value, _Class]:
-    found: dict[ir.Value, _Class] = {}
-
-    def class_of(value: ir.Value) -> _Class:
-        planes = planes_of(value)
-        if value not in found and planes is not None:
-            found[value] = _Class(planes.channels)
-        return found[value].root()
-
+def _channel_groups(graph: ir.Graph) -> list[list[ir.Value]]:
+    """The rotation-major values that have the same channels: operators between layers do not change them."""
+    found: dict[ir.Value, list[ir.Value]] = {}
     for node in graph:
-        ends = [value for value in (*node.inputs, *node.outputs) if planes_of(value) is not None]
-        kinds = [class_of(value) for value in ends if value is not None]
-        if node.domain == DOMAIN:
-            continue
-        for other in kinds[1:]:
-            first, second = kinds[0].root(), other.root()
-            if first is not second:
-                second.parent = first
-    return found
+        values = [v for v in (*node.inputs, *node.outputs) if v is not None and layout_of(v) is not None]
+        for value in values:
+            found.setdefault(value, [value])
+        for value in () if node.domain == DOMAIN else values[1:]:
+            group, other = found[values[0]], found[value]
+            if group is not other:
+                group += other
+                found.update(dict.fromkeys(other, group))
+    return list({id(group): group for group in found.values()}.values())
 
 
-def _align(roots: list[_Class], sites: list[_Site], form: str, block: int) -> None:
-    """The channels of every class: of three beginnings, what is best where no class alone can better it."""
-    trials: list[tuple[float, list[int]]] = []
-    for start in (1, block // 2, block):
-        for root in roots:
-            root.aligned = up_to(root.channels, start)
-        for _ in range(_ROUNDS):
-            changed = [_improve(root, form, block) for root in roots]
-            if not any(changed):
-                break
-        trials.append((sum(_cost(site, form, block) for site in sites), [root.aligned for root in roots]))
-    _, best = min(trials, key=lambda trial: trial[0])
-    for root, aligned in zip(roots, best, strict=True):
-        root.aligned = aligned
+def _sites(graph: ir.Graph, index: Mapping[ir.Value, int], form: str) -> list[_Site]:
+    """Every layer."""
+    forms = {node: _forms(layer_of(node), form) for node in graph if is_dialect(node, MAJOR_LAYER)}
+    mixing = [node for node in forms if any(factors.forward is not None for factors in forms[node].values())]
+    mixed = Counter(node.inputs[0] for node in mixing)
+    sites = []
+    for node, factors in forms.items():
+        source, requested = node.inputs[0], [row for row in factors if row.is_requested_as(form)]
+        number = None if source is None else index.get(source)
+        target = index[node.outputs[0]]
+        sharing = max(1, mixed[source])
+        sites.append(_Site(node, layer_of(node), number, target, factors, requested, sharing))
+    return sites
 
 
-def _improve(root: _Class, form: str, block: int) -> bool:
-    before, found = root.aligned, {}
-    for multiple in (1, 4, 8, 16):
-        root.aligned = up_to(root.channels, multiple)
-        found[root.aligned] = sum(_cost(site, form, block) for site in root.layers)
-    root.aligned = min(found, key=lambda aligned: (found[aligned], aligned))
-    return root.aligned != before
+def _forms(layer: Layer, form: str) -> dict[Form, Factored]:
+    """The forms that a layer may be written in; one that mixes its input needs the digits of float32."""
+    sample = dataclasses.replace(layer.spec, weight=layer.spec.weight[:1], bias=None)
+    return {
+        row: factors
+        for row in TABLE
+        if row.factors is not None and row.applies(layer.spec)
+        for factors in (row.factors(sample),)
+        if factors.forward is None or layer.dtype == torch.float32 or row.is_requested_as(form)
+    }
 
 
-def _cost(site: _Site, form: str, block: int) -> float:
-    return min(_estimates(site, form, block).values())
-
-
-def _estimates(site: _Site, form: str, block: int) -> dict[str, float]:
-    """The cost of every form that is allowed."""
-    spec = site.layer.spec
-    shape = Shape(
-        spec.in_channels if site.source is None else site.source.root().aligned,
-        site.target.root().aligned,
-        spec.in_rotations,
-        spec.out_rotations,
-        math.prod(spec.kernel_size),
-        math.prod(site.layer.size),
-        math.prod(spec.out_size(site.layer.size)),
-        site.sharing,
-    )
-    found = {"direct": costs.direct(shape, block)}
-    if form == "fourier" or site.layer.dtype == torch.float32:
-        widths = {name: FOURIER[name] for name in site.forms if name in FOURIER}
-        transformed = {name: costs.fourier(shape, block, width) for name, width in widths.items()}
-        if form == "fourier" and transformed:
-            return transformed
-        found |= transformed
-    if "hue" in site.forms:
-        found["hue"] = costs.hue(shape, block)
-    return found
+def _descend(channels: Sequence[int], sites: Sequence[_Site], start: int, block: int) -> list[int]:
+    """The padded channels of every group by coordinate descent, from multiples of ``start``."""
+    padding = [up_to(count, start) for count in channels]
+    for _ in range(_ROUNDS):
+        before = list(padding)
+        for number, count in enumerate(channels):
+            near = [site for site in sites if number in (site.source, site.target)]
+            costs = {}
+            for padded in sorted({up_to(count, multiple) for multiple in (1, 4, 8, 16)}):
+                trial = [*padding[:number], padded, *padding[number + 1 :]]
+                costs[padded] = sum(site.lowest_cost(trial, block) for site in near)
+            padding[number] = min(costs, key=costs.__getitem__)
+        if padding == before:
+            break
+    return padding

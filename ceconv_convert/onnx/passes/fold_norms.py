@@ -1,12 +1,12 @@
 """Fold a batch norm into the layers before it.
 
-In eval mode a norm scales and shifts channels, and commutes with a layer (``kernel/norm.py``); also over a
-residual addition where each summand is a layer's: s·(y₁ + y₂) + t = (s y₁ + t) + s y₂.
+In eval mode a norm scales and shifts channels, and commutes with a layer (``kernel/batch_norm.py``); also
+over a residual addition where each summand is a layer's: s·(y₁ + y₂) + t = (s y₁ + t) + s y₂.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace as replaced
+import dataclasses
 
 import numpy as np
 import onnx_ir as ir
@@ -14,8 +14,9 @@ import torch
 
 from ceconv_convert.kernel.batch_norm import scale_and_shift, scaled
 from ceconv_convert.onnx.boundaries import Folded, module_of
-from ceconv_convert.onnx.dialect import LAYER, is_dialect, layer_of
-from ceconv_convert.onnx.passes.tools import constant, integer, is_taken, replace
+from ceconv_convert.onnx.dialect import LAYER, is_dialect
+from ceconv_convert.onnx.notes import layer_of, notes
+from ceconv_convert.onnx.passes.editing import constant, is_taken, replace
 
 
 def fold_norms(graph: ir.Graph) -> int:
@@ -25,29 +26,21 @@ def fold_norms(graph: ir.Graph) -> int:
 
 
 def _fold(norm: ir.Node) -> bool:
-    numbers = [constant(value) for value in norm.inputs[1:5]]
-    value = norm.inputs[0]
+    value, numbers = norm.inputs[0], [constant(value) for value in norm.inputs[1:5]]
     found = _layers_before(value)
-    if (
-        value is None
-        or found is None
-        or any(array is None for array in numbers)
-        or any(map(is_taken, norm.outputs[1:]))
-        or integer(norm, "training_mode")
-    ):
+    trains = any(map(is_taken, norm.outputs[1:])) or norm.attributes.get_int("training_mode", 0) != 0
+    if value is None or found is None or trains or any(array is None for array in numbers):
         return False
     gamma, beta, mean, variance = (torch.from_numpy(np.asarray(a, dtype=np.float64)) for a in numbers)
-    epsilon = norm.attributes.get("epsilon")
-    scale, shift = scale_and_shift(
-        gamma, beta, mean, variance, 1e-5 if epsilon is None else epsilon.as_float()
-    )
+    epsilon = norm.attributes.get_float("epsilon", 1e-5)
+    scale, shift = scale_and_shift(gamma, beta, mean, variance, epsilon)
     if any(layer_of(node).spec.out_channels != len(scale) for node in found):
         return False  # a summand that is broadcast over the channels
     for index, node in enumerate(found):
         layer = layer_of(node)
         norms = (*layer.norms, Folded(module_of(norm), shifts=index == 0))
         spec = scaled(layer.spec, scale, shift if index == 0 else None)
-        node.meta["layer"] = replaced(layer, spec=spec, norms=norms)
+        notes(node).layer = dataclasses.replace(layer, spec=spec, norms=norms)
     replace(norm, value)
     return True
 

@@ -1,287 +1,227 @@
-"""Give connected regions one layout, planes with the rotations outermost, with borders only around them.
+"""Make regions rotation-major, so that layouts change at their boundaries alone.
 
-Every layer gets a border at its entrance and one at its exit. Exits then move down over what does not care:
+Every layer starts with a boundary on both sides. The boundary behind it then moves down over operators that
+act alike in both layouts:
     f(xᵀ) = f(x)ᵀ for a pointwise f; xᵀ + yᵀ = (x + y)ᵀ; pool(xᵀ) = pool(x)ᵀ for a pool over space;
-a reduction over the rotations leaves planes of one rotation; an exit that meets an entrance vanishes with it.
-What is padded onto channels starts as zeros, and no function here takes them to what is not finite, short of
-an overflow that the features have too.
+a reduction over the rotations leaves one rotation; where one boundary meets the opposite one, both vanish.
+An operator that no rule knows stays behind a boundary.
+Channel padding starts as zeros, and no function here takes them to what is not finite, short of an overflow
+that the features have too.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
 
 from ceconv_convert.kernel.spec import LiftingSpec
-from ceconv_convert.onnx.dialect import (
-    DOMAIN,
-    FROM_PLANES,
-    LAYER,
-    PLANES_LAYER,
-    TO_PLANES,
-    Planes,
-    is_dialect,
-    layer_of,
-)
-from ceconv_convert.onnx.passes.planes import entered, entrance, leave, origin_of, planes_of, through
-from ceconv_convert.onnx.passes.tools import (
+from ceconv_convert.onnx.dialect import DOMAIN, LAYER, MAJOR_LAYER, TO_MAJOR, is_dialect
+from ceconv_convert.onnx.notes import FLAT, SPLIT, Layout, layer_of, layout_of, notes
+from ceconv_convert.onnx.passes.editing import (
+    Array,
     add_constant,
     constant,
     insert,
-    integer,
-    integers,
-    is_finite,
-    is_scalar,
     is_taken,
     replace,
     shape_of,
 )
+from ceconv_convert.onnx.passes.layout_boundary import View, enter, leave, move_inside, view_of
 
-_POINTWISE = frozenset(
-    (
-        *(
-            "Relu",
-            "LeakyRelu",
-            "Sigmoid",
-            "Tanh",
-            "Elu",
-            "Selu",
-            "Celu",
-            "Softplus",
-            "Softsign",
-            "HardSigmoid",
-        ),
-        *("HardSwish", "Gelu", "Mish", "ThresholdedRelu", "Clip", "Erf", "Abs", "Neg", "Identity", "Sign"),
-    )
+_POINTWISE = (
+    *("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Celu", "Softplus", "Softsign", "HardSigmoid"),
+    *("HardSwish", "Gelu", "Mish", "ThresholdedRelu", "Clip", "Erf", "Abs", "Neg", "Identity", "Sign"),
 )
 """Of one input and scalars, and finite at 0."""
-_ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Max", "Min", "Sum", "PRelu"))
-_POOLS = frozenset(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"))
-_REDUCTIONS = frozenset(("ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum"))
-_RANK, _ROTATIONS = 5, 2
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Max", "Min", "Sum", "PRelu")
+_ROTATIONS = 2
 
 
 def form_regions(graph: ir.Graph) -> int:
-    """Rewrite the graph; how many nodes came to work on planes, layers apart."""
+    """Rewrite the graph; the number of nodes that became rotation-major, layers apart.
+
+    Boundaries behind which nothing is left stay, without a consumer.
+    """
     for node in list(graph):
         if is_dialect(node, LAYER):
-            _enter(node)
-    count = sum(_sink(node) for node in list(graph))
-    for node in reversed(list(graph)):  # exits that all who took them passed by
-        if is_dialect(node, FROM_PLANES) and not is_taken(node.outputs[0]):
-            graph.remove(node, safe=True)
-    return count
+            _surround(node)
+    return sum(_move_boundary(node) for node in list(graph))
 
 
-def _enter(node: ir.Node) -> None:
-    layer, (x,) = layer_of(node), node.inputs
+def _surround(node: ir.Node) -> None:
+    """A rotation-major layer between two boundaries."""
+    layer, x = layer_of(node), node.inputs[0]
     spec = layer.spec
-    if not isinstance(spec, LiftingSpec):  # an image is planes of one rotation already
-        kind = Planes(spec.in_channels, spec.in_rotations)
-        x = entered(x, kind) or entrance(node, x, kind)
-    y = insert(node, PLANES_LAYER, [x], domain=DOMAIN)
-    y.meta["planes"] = Planes(spec.out_channels, spec.out_rotations)
-    core = y.producer()
-    if core is not None:
-        core.meta["layer"] = layer
-    replace(node, leave(node, y, flat=False))
+    if x is not None and not isinstance(spec, LiftingSpec):  # an image is the same in both layouts
+        x = enter(node, x, Layout(spec.in_channels, spec.in_rotations))
+    major = insert(node, MAJOR_LAYER, [x], domain=DOMAIN)
+    notes(major).layout = Layout(spec.out_channels, spec.out_rotations)
+    producer = major.producer()
+    if producer is not None:
+        notes(producer).layer = layer
+    replace(node, leave(node, major, SPLIT))
 
 
-def _sink(node: ir.Node) -> bool:
-    if is_dialect(node, TO_PLANES):
-        return _cancel(node)
+def _move_boundary(node: ir.Node) -> bool:
+    """Move the boundary before ``node`` behind it, where a rule allows that."""
+    view = view_of(node.inputs[0]) if node.inputs else None
+    if is_dialect(node, TO_MAJOR):
+        meets = view is not None and view.rank == SPLIT and view.layout == layout_of(node.outputs[0])
+        if view is not None and meets:
+            replace(node, view.source)
+        return meets
     if node.domain or any(map(is_taken, node.outputs[1:])):
         return False
-    rules: dict[str, Callable[[ir.Node], bool]] = {
-        "Reshape": _reshape,
-        "BatchNormalization": _norm,
-        "Div": _scale,
-        "Conv": _plain_convolution,
-        **dict.fromkeys(_POINTWISE, _pointwise),
-        **dict.fromkeys(_ELEMENTWISE, _elementwise),
-        **dict.fromkeys(_POOLS, _pool),
-        **dict.fromkeys(_REDUCTIONS, _reduce),
-    }
-    rule = rules.get(node.op_type)
-    return rule is not None and rule(node)
+    if node.op_type in _ELEMENTWISE:
+        return _elementwise(node)
+    rule = _RULES.get(node.op_type)
+    return rule is not None and view is not None and rule(node, view)
 
 
-def _cancel(node: ir.Node) -> bool:
-    origin = origin_of(node.inputs[0])
-    if origin is None or origin[2] or origin[1] != planes_of(node.outputs[0]):
+def _pointwise(node: ir.Node, view: View) -> bool:
+    others = [constant(value) for value in node.inputs[1:] if value is not None]
+    if any(numbers is None or numbers.size != 1 or numbers.ndim > view.rank for numbers in others):
         return False
-    replace(node, origin[0])
-    return True
+    return move_inside(node, [view.source, *node.inputs[1:]], view.layout, view.rank)
 
 
-def _pointwise(node: ir.Node) -> bool:
-    origin = origin_of(node.inputs[0])
-    if origin is None or not all(is_scalar(value, _RANK - origin[2]) for value in node.inputs[1:]):
-        return False
-    value, kind, flat = origin
-    return through(node, [value, *node.inputs[1:]], kind, flat=flat)
-
-
-def _scale(node: ir.Node) -> bool:
+def _scale(node: ir.Node, view: View) -> bool:
     """Division by a number."""
     divisor = constant(node.inputs[1])
-    return divisor is not None and bool(divisor.all()) and is_finite(node.inputs[1]) and _pointwise(node)
+    return (
+        divisor is not None and bool(divisor.all() and np.isfinite(divisor).all()) and _pointwise(node, view)
+    )
 
 
 def _elementwise(node: ir.Node) -> bool:
-    origins = [origin_of(value) for value in node.inputs]
-    views = {(origin[1], origin[2]) for origin in origins if origin is not None}
-    if len(views) != 1 or any(value is None for value in node.inputs) or not all(map(is_finite, node.inputs)):
+    """An operator of several inputs, all of them with one layout, or constants."""
+    views = {(view.layout, view.rank) for value in node.inputs if (view := view_of(value)) is not None}
+    if len(views) != 1:
         return False
-    ((kind, flat),) = views
-    inputs: list[ir.Value | None] = []
-    entered: list[tuple[int, ir.Value]] = []
-    for index, (value, origin) in enumerate(zip(node.inputs, origins, strict=True)):
-        if origin is not None:
-            inputs.append(origin[0])
-            continue
-        if is_scalar(value, _RANK - flat):
-            inputs.append(value)
-            continue
-        numbers = _per_channel(value, kind, flat=flat)
-        if numbers is not None and value is not None and node.graph is not None:
-            inputs.append(add_constant(node.graph, f"{value.name}_planes", numbers))
-            continue
-        if flat or value is None or not _has(value, kind, like=node.outputs[0]):
-            return False
-        inputs.append(value)
-        entered.append((index, value))
-    for index, value in entered:
-        inputs[index] = entrance(node, value, kind)
-    return through(node, inputs, kind, flat=flat)
+    ((layout, rank),) = views
+    inputs = [_operand(node, value, layout, rank) for value in node.inputs]
+    return None not in inputs and move_inside(node, inputs, layout, rank)
 
 
-def _has(value: ir.Value, kind: Planes, *, like: ir.Value) -> bool:
-    """Whether the features ``value`` are of that kind, and of the shape of others: nothing is broadcast."""
-    shape = shape_of(value)
-    return shape is not None and shape[1:3] == [kind.channels, kind.rotations] and shape == shape_of(like)
+def _operand(node: ir.Node, value: ir.Value | None, layout: Layout, rank: int) -> ir.Value | None:
+    """An input of an elementwise operator, as rotation-major features can take it; None where they cannot."""
+    view, numbers = view_of(value), constant(value)
+    if value is None or view is not None:
+        return None if view is None else view.source
+    if numbers is not None and not np.isfinite(numbers).all():
+        return None
+    if numbers is not None and numbers.size == 1 and numbers.ndim <= rank:
+        return value
+    channelwise = None if numbers is None else _channelwise(numbers, layout, rank)
+    if channelwise is not None:
+        return add_constant(node, f"{value.name}_rotation_major", channelwise)
+    shape = shape_of(value)  # features of the same shape enter the region; broadcast ones do not
+    same = shape is not None and shape == shape_of(node.outputs[0])
+    if shape is None or not same or rank == FLAT or shape[1:3] != [layout.channels, layout.rotations]:
+        return None
+    return enter(node, value, layout)
 
 
-def _per_channel(value: ir.Value | None, kind: Planes, *, flat: bool) -> np.ndarray | None:
+def _channelwise(numbers: Array, layout: Layout, rank: int) -> Array | None:
     """A constant of one number a channel, or one a channel and rotation, as ``[1, N or 1, C, 1, 1]``."""
-    numbers = constant(value)
-    channels, rotations = kind.channels, kind.rotations
-    if numbers is None or numbers.ndim > _RANK - flat:
+    channels, rotations = layout.channels, layout.rotations
+    shapes = [(channels, rotations), (channels, 1)] if rank == SPLIT else [(channels * rotations,)]
+    shape = numbers.shape[-rank + 1 :]
+    if numbers.ndim > rank or numbers.size != np.prod(shape) or shape not in [(*s, 1, 1) for s in shapes]:
         return None
-    shape = numbers.shape[-3:] if flat else numbers.shape[-4:]
-    if math.prod(shape) != numbers.size:  # one number an image
-        return None
-    if flat and shape == (channels * rotations, 1, 1):
-        shape = (channels, rotations, 1, 1)
-    if (
-        len(shape) != _RANK - 1
-        or shape[0] != channels
-        or shape[1] not in (1, rotations)
-        or shape[2:] != (1, 1)
-    ):
-        return None
-    return np.swapaxes(numbers.reshape(1, *shape), 1, 2)
+    return np.swapaxes(numbers.reshape(1, channels, -1, 1, 1), 1, 2)
 
 
-def _reshape(node: ir.Node) -> bool:
-    """``[B, C, N, H, W]`` ↔ ``[B, C·N, H, W]``: the same planes, seen otherwise."""
-    origin, shape, before = origin_of(node.inputs[0]), shape_of(node.outputs[0]), shape_of(node.inputs[0])
-    if origin is None or shape is None or before is None:
+def _reshape(node: ir.Node, view: View) -> bool:
+    """``[B, C, N, H, W]`` ↔ ``[B, C·N, H, W]``: the same features in another rank."""
+    shape, before = shape_of(node.outputs[0]), shape_of(node.inputs[0])
+    channels, rotations = view.layout.channels, view.layout.rotations
+    other, middle = (FLAT, [channels * rotations]) if view.rank == SPLIT else (SPLIT, [channels, rotations])
+    if shape is None or before is None or shape != [before[0], *middle, *before[-2:]]:
         return False
-    value, kind, flat = origin
-    views = {_RANK: [kind.channels, kind.rotations], _RANK - 1: [kind.channels * kind.rotations]}
-    if shape[:1] != before[:1] or shape[-2:] != before[-2:] or shape[1:-2] != views.get(len(shape)):
-        return False
-    if (len(shape) == _RANK) != flat:
-        return False
-    replace(node, leave(node, value, flat=not flat))
+    replace(node, leave(node, view.source, other))
     return True
 
 
-def _norm(node: ir.Node) -> bool:
-    origin = origin_of(node.inputs[0])
-    if origin is None or origin[2] or any(constant(value) is None for value in node.inputs[1:]):
+def _norm(node: ir.Node, view: View) -> bool:
+    """A batch norm; in training mode its statistics would be those of the padding, too."""
+    constants = all(constant(value) is not None for value in node.inputs[1:])
+    if view.rank == FLAT or not constants or node.attributes.get_int("training_mode", 0) != 0:
         return False
-    if integer(node, "training_mode"):  # its statistics would be those of the padding, too
-        return False
-    value, kind, _ = origin
-    return through(node, [value, *node.inputs[1:]], kind, flat=False)
+    return move_inside(node, [view.source, *node.inputs[1:]], view.layout, SPLIT)
 
 
-def _pool(node: ir.Node) -> bool:
-    """A pool over height and width, or a global one; a window of rank 5 must leave the rotations alone."""
-    origin = origin_of(node.inputs[0])
-    if origin is None:
-        return False
-    value, kind, flat = origin
-    if node.op_type.startswith("Global"):
-        if flat:
-            return through(node, [value], kind, flat=True)
-        op_type = "ReduceMean" if node.op_type == "GlobalAveragePool" else "ReduceMax"
-        _reduced(node, op_type, space=True, rotations=True, keeps=True)
-        return True
-    if not flat:
-        window = integers(node, "kernel_shape")
-        ones = (integers(node, "strides", [1] * 3), integers(node, "dilations", [1] * 3), window)
-        pads = integers(node, "pads", [0] * 6)
-        if len(window) != _RANK - 2 or any(each[0] != 1 for each in ones) or pads[0] or pads[3]:
+def _pool(node: ir.Node, view: View) -> bool:
+    """A pool over height and width; a window of rank 5 must leave the rotations alone."""
+    if view.rank == SPLIT:
+        window, pads = (
+            node.attributes.get_ints("kernel_shape", ()),
+            node.attributes.get_ints("pads", (0,) * 6),
+        )
+        steps = [node.attributes.get_ints(name, (1, 1, 1)) for name in ("strides", "dilations")]
+        if len(window) != SPLIT - 2 or any(each[0] != 1 for each in (window, *steps)) or pads[0] or pads[3]:
             return False
-    return through(node, [value], kind, flat=flat)
+    return move_inside(node, [view.source], view.layout, view.rank)
 
 
-def _reduce(node: ir.Node) -> bool:
-    """Over the rotations, over height and width, or over all three."""
-    origin = origin_of(node.inputs[0])
+def _global_pool(node: ir.Node, view: View) -> bool:
+    """A pool over height and width, or of rank 5, over the rotations too."""
+    if view.rank == FLAT:
+        return move_inside(node, [view.source], view.layout, FLAT)
+    op_type = "ReduceMean" if node.op_type == "GlobalAveragePool" else "ReduceMax"
+    return _reduce_view(node, view, op_type, space=True, rotations=True, keeps=True)
+
+
+def _reduce(node: ir.Node, view: View) -> bool:
+    """A reduction over the rotations, over height and width, or over all three."""
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    if origin is None or axes is None or not axes.size:  # no axes are all of them, or none at all
+    if axes is None or not axes.size:  # no axes are all of them, or none at all
         return False
-    rank = _RANK - origin[2]
-    over, space = {int(axis) % rank for axis in axes.tolist()}, {rank - 2, rank - 1}
-    rotations = not origin[2] and _ROTATIONS in over
+    over, space = {int(axis) % view.rank for axis in axes.tolist()}, {view.rank - 2, view.rank - 1}
+    rotations = view.rank == SPLIT and _ROTATIONS in over
     if over - space != ({_ROTATIONS} if rotations else set()) or over & space not in (set(), space):
         return False
-    _reduced(
-        node, node.op_type, space=space <= over, rotations=rotations, keeps=bool(integer(node, "keepdims", 1))
-    )
+    keeps = node.attributes.get_int("keepdims", 1) != 0
+    return _reduce_view(node, view, node.op_type, space=space <= over, rotations=rotations, keeps=keeps)
+
+
+def _reduce_view(
+    node: ir.Node, view: View, op_type: str, *, space: bool, rotations: bool, keeps: bool
+) -> bool:
+    """Replace ``node`` by reductions of rotation-major features, over space first, and a boundary."""
+    value, layout, rank = view.source, view.layout, view.rank
+    one = Layout(layout.channels, 1)
+    steps = [("height_and_width", [-2, -1], layout)] if space else []
+    steps += [("rotations", [1], one)] if rotations and layout.rotations > 1 else []
+    for name, axes, to in steps:
+        value = insert(node, op_type, [value, add_constant(node, name, axes)])
+        notes(value).layout = to
+    features = leave(node, value, FLAT if rotations and not keeps else rank)
+    if space and not keeps:
+        features.shape = None  # height and width are there still
+        features = insert(node, "Squeeze", [features, add_constant(node, "height_and_width", [-2, -1])])
+    replace(node, features)
     return True
 
 
-def _reduced(node: ir.Node, op_type: str, *, space: bool, rotations: bool, keeps: bool) -> None:
-    """Reduce planes in the place of ``node``, and leave them behind it; over space first."""
-    origin, graph, shape = origin_of(node.inputs[0]), node.graph, shape_of(node.inputs[0])
-    if origin is None or graph is None:
-        raise ValueError(f"{node.name} does not take planes")
-    value, kind, flat = origin
-
-    def over(name: str, axes: list[int], to: Planes) -> ir.Value:
-        constants = add_constant(graph, name, np.array(axes, dtype=np.int64))
-        reduced = insert(node, op_type, [value, constants])
-        reduced.meta["planes"] = to
-        return reduced
-
-    if space:
-        value = over("height_and_width", [-2, -1], kind)
-    if rotations:
-        flat = flat or not keeps
-        if kind.rotations > 1:
-            value = over("rotations", [1], Planes(kind.channels, 1))
-    if not space or keeps:
-        replace(node, leave(node, value, flat=flat))
-        return
-    left = leave(node, value, flat=flat)
-    left.shape = None if shape is None else ir.Shape([*shape[: 2 if rotations else -2], 1, 1])
-    axes = add_constant(graph, "height_and_width", np.array([-2, -1], dtype=np.int64))
-    replace(node, insert(node, "Squeeze", [left, axes]))
-
-
-def _plain_convolution(node: ir.Node) -> bool:
-    """A plain convolution may take planes as they are: its weight's columns change places."""
-    origin = origin_of(node.inputs[0])
-    if origin is None or not origin[2] or constant(node.inputs[1]) is None or integer(node, "group", 1) != 1:
+def _plain_convolution(node: ir.Node, view: View) -> bool:
+    """A plain convolution takes rotation-major features: ``lower`` permutes the columns of its weight."""
+    grouped = node.attributes.get_int("group", 1) != 1
+    if view.rank != FLAT or constant(node.inputs[1]) is None or grouped:
         return False
-    node.replace_input_with(0, origin[0])
-    node.meta["takes"] = origin[1]
+    node.replace_input_with(0, view.source)
     return True
+
+
+_RULES: dict[str, Callable[[ir.Node, View], bool]] = {
+    "Reshape": _reshape,
+    "BatchNormalization": _norm,
+    "Div": _scale,
+    "Conv": _plain_convolution,
+    **dict.fromkeys(_POINTWISE, _pointwise),
+    **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
+    **dict.fromkeys(("ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum"), _reduce),
+}

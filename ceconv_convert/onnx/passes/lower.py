@@ -1,212 +1,162 @@
-"""Planes, and what works on them, as standard operators."""
+"""Rotation-major features, and the operators on them, as standard operators."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
 from ceconv_convert.onnx.boundaries import Boundary
-from ceconv_convert.onnx.dialect import FROM_PLANES, PLANES_LAYER, TO_PLANES, Planes, is_dialect, layer_of
-from ceconv_convert.onnx.passes.planes import planes_of
-from ceconv_convert.onnx.passes.tools import (
-    Array,
-    add_constant,
-    constant,
-    insert,
-    integer,
-    replace,
-)
-from ceconv_convert.onnx.passes.views import FLAT, SPLIT, Views
-from ceconv_convert.onnx.passes.write_layers import fill, write_layer
+from ceconv_convert.onnx.dialect import FROM_MAJOR, MAJOR_LAYER, TO_MAJOR, is_dialect
+from ceconv_convert.onnx.notes import FLAT, SPLIT, Layout, layer_of, layout_of, major_layout, notes
+from ceconv_convert.onnx.passes.editing import Array, add_constant, constant, insert, replace
+from ceconv_convert.onnx.passes.ranks import in_rank, noted
+from ceconv_convert.onnx.passes.write_layer import write_layer
 
-_FLAT_ONLY = frozenset(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization"))
+_FLAT_POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+_WINDOWS = ("kernel_shape", "strides", "dilations", "pads")
 _VARIANCE = 4
-"""The input of a norm that is filled up with ones: it is divided by."""
+"""BatchNorm's variance; padded with ones, not zeros: the norm divides by it."""
 _SWAP = [0, 2, 1, 3, 4]
 """Rotations and channels change places."""
-_WINDOWS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 2}
-"""Attributes of a pool, and how many numbers they have for each axis."""
 
 
 def lower(graph: ir.Graph) -> list[Boundary[ir.Value]]:
-    """Write every node of the dialect, and every operator on planes, in standard operators.
+    """Write every node of the dialect, and every operator on rotation-major features, in standard operators.
 
     Returns:
         Where each layer begins and ends.
     """
-    views, found = Views(graph), []
-    transformed: dict[tuple[ir.Value, int], ir.Value] = {}
+    boundaries = []
     for node in list(graph):
-        if is_dialect(node, PLANES_LAYER):
-            made = write_layer(graph, node, views, transformed)
-            found.append(_boundary(node, made))
-        elif is_dialect(node, TO_PLANES):
-            made = views.give(_to_planes(graph, node), SPLIT)
-        elif is_dialect(node, FROM_PLANES):
-            made = _from_planes(graph, node, views)
-        elif "takes" in node.meta:
-            _take_planes(graph, node, views)
+        major = [value for value in node.inputs if layout_of(value) is not None]
+        if is_dialect(node, MAJOR_LAYER):
+            made = write_layer(node)
+            boundaries.append(_boundary(node, made))
+        elif is_dialect(node, TO_MAJOR):
+            made = _enter(node)
+        elif is_dialect(node, FROM_MAJOR):
+            made = _leave(node)
+        elif major and layout_of(node.outputs[0]) is None:
+            _permute_columns(node)
             continue
-        elif planes_of(node.outputs[0]) is not None:
-            made = _on_planes(graph, node, views)
+        elif major:
+            made = _operator(node)
         else:
             continue
-        made.meta.update(node.outputs[0].meta)
+        if layout_of(node.outputs[0]) is not None:
+            notes(made).layout = layout_of(node.outputs[0])
         replace(node, made)
-    return found
+    return boundaries
 
 
 def _boundary(node: ir.Node, made: ir.Value) -> Boundary[ir.Value]:
-    """Of a layer, which gives ``made`` in the place of its node's output."""
+    """Of a layer whose output is now ``made``."""
     layer, x = layer_of(node), node.inputs[0]
     if x is None:
-        raise ValueError(f"{layer.name} takes nothing")
-    return Boundary(layer.name, x, made, planes_of(x) is not None, True, layer.norms)
+        raise ValueError(f"the layer {layer.name} has no input")
+    return Boundary(layer.name, x, made, layout_of(x) is not None, True, layer.norms)
 
 
-def _aligned(value: ir.Value | None) -> tuple[ir.Value, Planes, int]:
-    """A value of planes: itself, its kind, and C'."""
-    kind = planes_of(value)
-    if value is None or kind is None:
-        raise ValueError("an operator on planes takes planes")
-    return value, kind, int(value.meta["aligned"])
+def _enter(node: ir.Node) -> ir.Value:
+    x, (_, layout) = node.inputs[0], major_layout(node.outputs[0])
+    if layout.padded > layout.channels:
+        missing = [0, layout.padded - layout.channels, 0, 0, 0]
+        x = insert(node, "Pad", [x, add_constant(node, "channels", [0] * SPLIT + missing)])
+    return noted(insert(node, "Transpose", [x], {"perm": _SWAP}), SPLIT)
 
 
-def _to_planes(graph: ir.Graph, node: ir.Node) -> ir.Value:
-    x = node.inputs[0]
-    _, kind, aligned = _aligned(node.outputs[0])
-    missing = aligned - kind.channels
-    if missing and x is not None:
-        pads = np.zeros(2 * SPLIT, dtype=np.int64)
-        pads[SPLIT + 1] = missing
-        x = insert(node, "Pad", [x, add_constant(graph, "channels", pads)])
-    return insert(node, "Transpose", [x], {"perm": _SWAP})
+def _leave(node: ir.Node) -> ir.Value:
+    value, layout = major_layout(node.inputs[0])
+    rank, like = node.attributes.get_int("rank", SPLIT), node.outputs[0]
+    if layout.rotations == 1:
+        features = _without_padding(node, in_rank(node, value, FLAT, layout), 1, layout)
+        if rank == SPLIT:
+            return insert(node, "Unsqueeze", [features, add_constant(node, "rotations", [2])], like=like)
+        return insert(node, "Identity", [features], like=like) if features is value else features
+    split = _without_padding(node, in_rank(node, value, SPLIT, layout), 2, layout)
+    features = insert(node, "Transpose", [split], {"perm": _SWAP}, like=like if rank == SPLIT else None)
+    usual = Layout(layout.rotations, layout.channels, layout.rotations)  # channels outermost
+    return in_rank(node, noted(features, SPLIT, value), rank, usual)
 
 
-def _from_planes(graph: ir.Graph, node: ir.Node, views: Views) -> ir.Value:
-    value, kind, aligned = _aligned(node.inputs[0])
-    flat, like = bool(integer(node, "flat")), node.outputs[0]
-    if kind.rotations == 1:
-        planes = _first(graph, node, views.flat(node, value, aligned), 1, kind.channels, aligned)
-        if flat:
-            return insert(node, "Identity", [planes], like=like) if planes is value else planes
-        axis = add_constant(graph, "rotations", np.array([2], dtype=np.int64))
-        return insert(node, "Unsqueeze", [planes, axis], like=like)
-    split = views.split(node, value, kind.rotations, aligned)
-    split = _first(graph, node, split, 2, kind.channels, aligned)
-    features = insert(node, "Transpose", [split], {"perm": _SWAP}, like=None if flat else like)
-    if not flat:
-        return features
-    count = kind.channels * kind.rotations
-    views.give(features, SPLIT, as_large_as=value)
-    return views.flat(node, features, count)
-
-
-def _first(
-    graph: ir.Graph, before: ir.Node, value: ir.Value, axis: int, channels: int, aligned: int
-) -> ir.Value:
-    """The channels without those that fill up."""
-    if channels == aligned:
+def _without_padding(before: ir.Node, value: ir.Value, axis: int, layout: Layout) -> ir.Value:
+    """The channels of the network."""
+    if layout.padded == layout.channels:
         return value
-    bounds = [
-        add_constant(graph, name, np.array([number], dtype=np.int64))
-        for name, number in (("first", 0), ("channels", channels), ("axis", axis))
-    ]
+    numbers = {"first": 0, "channels": layout.channels, "axis": axis}
+    bounds = [add_constant(before, name, [number]) for name, number in numbers.items()]
     return insert(before, "Slice", [value, *bounds])
 
 
-def _on_planes(graph: ir.Graph, node: ir.Node, views: Views) -> ir.Value:
-    """The same operator, on planes in a rank that suits it and all of its inputs."""
-    value, kind, aligned = _aligned(next(value for value in node.inputs if planes_of(value) is not None))
-    rank = views.rank(value)
+def _operator(node: ir.Node) -> ir.Value:
+    """The same operator, in a rank that suits it and all of its inputs."""
+    inputs = [value for value in node.inputs if layout_of(value) is not None]
+    value, layout = major_layout(inputs[0])
+    _, made = major_layout(node.outputs[0])
+    norm, pool = node.op_type == "BatchNormalization", node.op_type in _FLAT_POOLS
+    over_rotations = made.rotations != layout.rotations
+    rank = FLAT if norm or pool else SPLIT if over_rotations else notes(value).rank
     attributes = dict(node.attributes)
-    if node.op_type in _FLAT_ONLY:
-        rank = FLAT
-        for name, times in _WINDOWS.items():
-            found = attributes.get(name)
-            numbers = [] if found is None else list(found.as_ints())
-            if len(numbers) == times * (SPLIT - 2):  # of rank 5: without those of the rotations
-                attributes[name] = ir.AttrInt64s(
-                    name, numbers[1:3] if times == 1 else numbers[1:3] + numbers[4:]
-                )
-    reduces = node.op_type.startswith("Reduce") and planes_of(node.outputs[0]) != kind
-    if reduces:  # over the rotations
-        rank = SPLIT
+    if pool:
+        attributes |= {name: _over_space(attributes[name]) for name in _WINDOWS if name in attributes}
+    if over_rotations:
         attributes["keepdims"] = ir.AttrInt64("keepdims", 0)
-    inputs: list[ir.Value | None] = []
-    for index, each in enumerate(node.inputs):
-        if each is None:
-            inputs.append(None)
-        elif planes_of(each) is not None:
-            inputs.append(_viewed(node, each, views, rank))
-        elif node.op_type == "BatchNormalization" and index:
-            inputs.append(
-                _filled(
-                    graph, each, (1, 1, kind.channels, 1, 1), kind, aligned, FLAT, float(index == _VARIANCE)
-                )
-            )
-        else:
-            inputs.append(_constant_input(graph, each, kind, aligned, rank))
-    made = insert(node, node.op_type, inputs)
-    producer = made.producer()
-    if producer is not None:
-        producer.attributes.update(attributes)
-    sizes = {views.size_source(each) for each in node.inputs if each is not None and planes_of(each)}
-    same = (
-        len(sizes) == 1
-        and node.op_type not in _FLAT_ONLY - {"BatchNormalization"}
-        and not node.op_type.startswith("Reduce")
-    )
-    return views.give(made, FLAT if reduces else rank, as_large_as=value if same else None)
+    operands = [_operand(node, index, layout, rank) for index in range(len(node.inputs))]
+    features = insert(node, node.op_type, operands, attributes)
+    sizes = {notes(each).size for each in inputs if each is not None}
+    same = len(sizes) == 1 and not pool and not node.op_type.startswith("Reduce")
+    return noted(features, FLAT if over_rotations else rank, value if same else None)
 
 
-def _viewed(node: ir.Node, value: ir.Value, views: Views, rank: int) -> ir.Value:
-    _, kind, aligned = _aligned(value)
-    if rank == FLAT:
-        return views.flat(node, value, kind.rotations * aligned)
-    return views.split(node, value, kind.rotations, aligned)
+def _over_space(attribute: ir.Attr) -> ir.Attr:
+    """Of a pool's window, the numbers for height and width; without those for the rotations."""
+    numbers = list(attribute.as_ints())
+    if len(numbers) % (SPLIT - 2) == 0:
+        del numbers[:: SPLIT - 2]
+    return ir.AttrInt64s(attribute.name, numbers)
 
 
-def _constant_input(graph: ir.Graph, value: ir.Value, kind: Planes, aligned: int, rank: int) -> ir.Value:
-    """A number as it is; numbers for each channel in the order of the planes."""
-    numbers = constant(value)
-    if numbers is not None and numbers.size == 1 and numbers.ndim > 1:
-        # Its rank must not raise that of planes.
-        return add_constant(graph, f"{value.name}_number", numbers.reshape(1))
-    if numbers is None or numbers.ndim != SPLIT:
-        return value
-    return _filled(graph, value, numbers.shape, kind, aligned, rank)
-
-
-def _filled(
-    graph: ir.Graph,
-    value: ir.Value,
-    shape: tuple[int, ...],
-    kind: Planes,
-    aligned: int,
-    rank: int,
-    further: float = 0.0,
-) -> ir.Value:
-    """``[1, N or 1, C, 1, 1]``, filled up with ``further``, for planes of a rank; flat for norms."""
+def _operand(node: ir.Node, index: int, layout: Layout, rank: int) -> ir.Value | None:
+    """An input of an operator; constants of one number a channel in the order and padding of the features."""
+    value = node.inputs[index]
+    if value is None or layout_of(value) is not None:
+        return None if value is None else in_rank(node, value, rank, layout)
     numbers = constant(value)
     if numbers is None:
-        raise ValueError(f"{value.name} is no constant")
-    full = torch.from_numpy(np.array(numbers)).reshape(shape)
-    full = fill(full, 2, aligned, further)
-    if rank == FLAT:
-        full = full.expand(-1, kind.rotations, -1, -1, -1).flatten(1, 2)
-    result: Array = (full.flatten() if numbers.ndim == 1 else full).numpy()
-    return add_constant(graph, f"{value.name}_aligned", result)
+        return value
+    if node.op_type == "BatchNormalization":
+        further = float(index == _VARIANCE)
+        columns = _padded(numbers.reshape(1, 1, -1, 1, 1), layout, rank, further).flatten()
+        return add_constant(node, f"{value.name}_padded", columns)
+    if numbers.size == 1 and numbers.ndim > 1:  # its rank must not raise that of the features
+        return add_constant(node, f"{value.name}_number", numbers.reshape(1))
+    if numbers.ndim != SPLIT:
+        return value
+    return add_constant(node, f"{value.name}_padded", _padded(numbers, layout, rank))
 
 
-def _take_planes(graph: ir.Graph, node: ir.Node, views: Views) -> None:
-    """A plain convolution on planes: its weight ``[O, C·N, kh, kw]`` in their order, and filled up."""
-    value, kind, aligned = _aligned(node.inputs[0])
+def _padded(numbers: Array, layout: Layout, rank: int, further: float = 0) -> Array:
+    """``[1, N or 1, C, 1, 1]``, padded with ``further``, for features in a rank."""
+    padded = _pad(numbers, layout, further)
+    if rank == SPLIT:
+        return padded
+    return np.broadcast_to(padded, (1, layout.rotations, layout.padded, 1, 1)).reshape(1, -1, 1, 1)
+
+
+def _permute_columns(node: ir.Node) -> None:
+    """A plain convolution on rotation-major features: its weight, ``[O, C·N, kh, kw]``, in their order."""
+    value, layout = major_layout(node.inputs[0])
     numbers = constant(node.inputs[1])
     if numbers is None or node.inputs[1] is None:
         raise ValueError("a plain convolution has a constant weight")
-    weight = torch.unflatten(torch.from_numpy(np.array(numbers)), 1, (kind.channels, kind.rotations))
-    weight = fill(weight.transpose(1, 2), 2, aligned).flatten(1, 2)  # [O, N·C', kh, kw]
-    node.replace_input_with(0, views.flat(node, value, kind.rotations * aligned))
-    node.replace_input_with(1, add_constant(graph, f"{node.inputs[1].name}_planes", weight.numpy()))
+    rows, _, *kernel = numbers.shape
+    weight = numbers.reshape(rows, layout.channels, layout.rotations, *kernel).swapaxes(1, 2)
+    flat = _pad(weight, layout).reshape(rows, -1, *kernel)  # [O, N·C', kh, kw]
+    node.replace_input_with(0, in_rank(node, value, FLAT, layout))
+    node.replace_input_with(1, add_constant(node, f"{node.inputs[1].name}_rotation_major", flat))
+
+
+def _pad(numbers: Array, layout: Layout, further: float = 0) -> Array:
+    """``[…, …, C, …]`` → ``[…, …, C', …]``."""
+    widths = [(0, layout.padded - layout.channels if axis == 2 else 0) for axis in range(numbers.ndim)]
+    return np.pad(numbers, widths, constant_values=further)

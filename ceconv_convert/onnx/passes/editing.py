@@ -1,0 +1,76 @@
+"""Reading and changing a graph: constants, and nodes in their places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """The numbers of a constant; None where ``value`` is none."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def add_constant(before: ir.Node, name: str, numbers: Array | Sequence[int]) -> ir.Value:
+    """A further initializer of the graph of ``before``, under ``name`` or a name made from it."""
+    if before.graph is None:
+        raise ValueError(f"{before.name} is in no graph")
+    count, fresh = 0, name
+    while fresh in before.graph.initializers:
+        count += 1
+        fresh = f"{name}_{count}"
+    array = np.array(numbers, dtype=None if isinstance(numbers, np.ndarray) else np.int64)
+    value = ir.val(fresh, const_value=ir.tensor(array, name=fresh))
+    before.graph.register_initializer(value)
+    return value
+
+
+def insert(
+    before: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    domain: str = "",
+    like: ir.Value | None = None,
+) -> ir.Value:
+    """A node with one output, put before another; the output, of the shape and dtype of ``like``."""
+    if before.graph is None:
+        raise ValueError(f"{before.name} is in no graph")
+    node = ir.node(op_type, inputs, attributes, domain=domain)
+    before.graph.insert_before(before, [node])
+    if like is not None:
+        node.outputs[0].shape, node.outputs[0].type = like.shape, like.type
+    return node.outputs[0]
+
+
+def replace(node: ir.Node, output: ir.Value) -> None:
+    """Let ``output`` stand for the first output of ``node``, and remove the node."""
+    old = node.outputs[0]
+    if output.shape is None and output.type is None:
+        output.shape, output.type = old.shape, old.type
+    if old.is_graph_output():
+        output.name = old.name
+    ir.convenience.replace_all_uses_with(old, output, replace_graph_outputs=True)
+    if node.graph is not None:
+        node.graph.remove(node, safe=True)
+
+
+def is_taken(value: ir.Value) -> bool:
+    """Whether a node takes ``value``, or it is an output of the graph."""
+    return bool(value.uses()) or value.is_graph_output()
+
+
+def shape_of(value: ir.Value | None) -> list[int | str] | None:
+    """The dims, numbers or names; None where they are not all known."""
+    if value is None or value.shape is None:
+        return None
+    dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+    return None if any(dim is None for dim in dims) else [dim for dim in dims if dim is not None]
