@@ -184,7 +184,7 @@ def test_a_network_of_ones_own(tmp_path):
     [
         ({"model": "tests.support"}, "takes package.module:factory"),
         ({"model": "tests.support:nothing"}, "cannot be imported"),
-        ({"model": "tests.support:FIXTURES"}, "builds nothing"),
+        ({"model": "tests.support:FIXTURES"}, "cannot be built from {}: .*is not callable"),
         ({"model": "tests.support:same_state"}, "cannot be built from"),
         ({"model": "tests.support:golden_layers"}, "the factory returns a tuple, not a module"),
         ({"model": "tests.support:small_network"}, "weights do not fit a Sequential"),

@@ -116,14 +116,12 @@ def _recognized(found: Weights, arguments: Mapping[str, Any]) -> nn.Module:
 
 
 def _built(model: Factory, arguments: Mapping[str, Any]) -> nn.Module:
-    factory: object = model
+    factory: Any = model
     if isinstance(model, str):
         module_name, _, attribute = model.partition(":")
         if not attribute:
             raise UnreadableInputError(f"--model takes package.module:factory, found {model!r}")
         factory = import_from(module_name, attribute, f"--model {model}")
-    if not callable(factory):
-        raise UnreadableInputError(f"--model {model} is a {type(factory).__name__}, which builds nothing")
     try:
         network: object = factory(**arguments)
     except errors.FOREIGN_FAILURES as error:

@@ -36,21 +36,14 @@ def is_candidate(module: nn.Module) -> bool:
 
     A block may keep the numbers of rotations that it passes to the layers inside it, and is none itself.
     """
-    if isinstance(module, TargetLayer) or not _looks_equivariant(module):
+    if isinstance(module, TargetLayer):
+        return False
+    if any(cls.__name__ in CLASS_NAMES | REFUSED_CLASSES.keys() for cls in type(module).__mro__):
+        return True
+    if not {"in_rotations", "out_rotations"} <= vars(module).keys():
         return False
     _, *inside = module.modules()
-    return _has_layer_name(module) or not any(
-        isinstance(each, TargetLayer) or _looks_equivariant(each) for each in inside
-    )
-
-
-def _looks_equivariant(module: nn.Module) -> bool:
-    return _has_layer_name(module) or {"in_rotations", "out_rotations"} <= vars(module).keys()
-
-
-def _has_layer_name(module: nn.Module) -> bool:
-    names = {cls.__name__ for cls in type(module).__mro__}
-    return bool(names & (CLASS_NAMES | REFUSED_CLASSES.keys()))
+    return not any(isinstance(each, TargetLayer) or is_candidate(each) for each in inside)
 
 
 def read_layer(module: nn.Module) -> KernelSpec | Refusal:

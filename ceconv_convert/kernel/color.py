@@ -13,8 +13,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ceconv_convert.errors import SpecError
-
 ColorOrder = Literal["same", "cycle", "other"]
 """How a matrix moves the colors: not at all, R → G → B → R, or in another way."""
 _EPS = torch.finfo(torch.float32).eps
@@ -25,12 +23,7 @@ def hue_rotation_matrix(rotations: int, dtype: torch.dtype = torch.float32) -> T
 
     >>> hue_rotation_matrix(3).abs().round().int().tolist()
     [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
-
-    Raises:
-        SpecError: for fewer than one rotation.
     """
-    if rotations < 1:
-        raise SpecError(f"a hue circle has at least 1 rotation, found {rotations}")
     return rotation_about_grey(360 / rotations).to(dtype)
 
 
