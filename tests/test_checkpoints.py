@@ -188,7 +188,7 @@ def test_a_network_of_ones_own(tmp_path):
         ({"model": "tests.support:same_state"}, "cannot be built from"),
         ({"model": "tests.support:golden_layers"}, "the factory returns a tuple, not a module"),
         ({"model": "tests.support:small_network"}, "weights do not fit a Sequential"),
-        ({"arguments": {"depth": 3}}, "only rotations can be said, found depth"),
+        ({"arguments": {"depth": 3}}, "the only argument is rotations, found depth"),
     ],
 )
 def test_factories_that_build_nothing(options, sentence):

@@ -60,7 +60,7 @@ def recognize(state: State, rotations: int | None = None, *, device: str = "cpu"
     )
 
 
-def _resnet(state: State, said: int | None) -> Callable[[], ResNet]:
+def _resnet(state: State, stated: int | None) -> Callable[[], ResNet]:
     num_blocks = [_count(state, f"layers.{stage}") for stage in range(_count(state, "layers"))]
     stages = range(len(num_blocks))
     block: Block = Bottleneck if "layers.0.0.conv3.weight" in state else BasicBlock
@@ -74,7 +74,7 @@ def _resnet(state: State, said: int | None) -> Callable[[], ResNet]:
         return partial(ResNet, block, num_blocks, channels, classes)
     arguments: dict[str, Any] = {
         "num_classes": classes,
-        "rotations": _checked(_hidden_rotations(state, "layers.0.0.conv1"), said),
+        "rotations": _checked(_hidden_rotations(state, "layers.0.0.conv1"), stated),
         "groupcosetmaxpool": ce_stages < len(num_blocks) or features == channels[-1] * block.expansion,
         "learnable": rotations_of(_matrix(state, "conv1")) is None,
         "separable": "layers.0.0.conv1.pointwise_weight" in state,
@@ -84,7 +84,7 @@ def _resnet(state: State, said: int | None) -> Callable[[], ResNet]:
     return partial(ResNet, block, num_blocks, channels, **arguments)
 
 
-def _cecnn(state: State, said: int | None) -> Callable[[], CECNN]:
+def _cecnn(state: State, stated: int | None) -> Callable[[], CECNN]:
     ce_layers = _count(state, "ceconv_list")
     planes = _tensor(state, "ceconv_list.0.0.weight", 5).shape[0]
     classes, features = _tensor(state, "fc.weight", 2).shape
@@ -93,7 +93,7 @@ def _cecnn(state: State, said: int | None) -> Callable[[], CECNN]:
     if ce_layers > 1:
         rotations: int | None = _hidden_rotations(state, "ceconv_list.1.0")
     else:
-        rotations = flat // planes if flat != planes else of_matrix or said
+        rotations = flat // planes if flat != planes else of_matrix or stated
     if rotations is None:
         raise UnreadableInputError(
             "the rotations of ceconv_list.0.0 cannot be told from its matrix: say --model-arg rotations=N"
@@ -101,7 +101,7 @@ def _cecnn(state: State, said: int | None) -> Callable[[], CECNN]:
     return partial(
         CECNN,
         planes,
-        _checked(rotations, said),
+        _checked(rotations, stated),
         ce_layers,
         groupcosetmaxpool=flat == planes,
         num_classes=classes,
@@ -127,9 +127,9 @@ def _hidden_rotations(state: State, layer: str) -> int:
     return _tensor(state, pointwise if pointwise in state else f"{layer}.weight", 5).shape[2]
 
 
-def _checked(rotations: int, said: int | None) -> int:
-    if said not in (None, rotations):
-        raise UnreadableInputError(f"rotations={said} was given, the tensors say {rotations}")
+def _checked(rotations: int, stated: int | None) -> int:
+    if stated not in (None, rotations):
+        raise UnreadableInputError(f"rotations={stated} was given, the tensors say {rotations}")
     return rotations
 
 

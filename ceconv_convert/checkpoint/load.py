@@ -107,9 +107,9 @@ def _recognized(found: Weights, arguments: Mapping[str, Any]) -> nn.Module:
             "its weights are in the form conv3d already: load them into a converted network, or take "
             'them back with migrate_checkpoint(…, to="ceconv")'
         )
-    unknown = sorted(arguments.keys() - {"rotations"})
+    unknown = ", ".join(sorted(arguments.keys() - {"rotations"}))
     if unknown:
-        raise UnreadableInputError(f"without --model only rotations can be said, found {', '.join(unknown)}")
+        raise UnreadableInputError(f"without --model the only argument is rotations, found {unknown}")
     state = found.as_published()
     # On the meta device: the shapes come from the file, and may claim any amount of memory.
     return _with_weights(recognize(state, device="meta", **arguments), state)

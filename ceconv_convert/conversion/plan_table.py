@@ -11,7 +11,6 @@ HEADINGS = (
     *("layer", "kind", "rotations", "channels", "kernel"),
     *("stride", "padding", "form", "before", "after"),
 )
-_SHAPES = ("rotations", "channels", "kernel_size", "stride", "padding")
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,8 @@ class PlanRow:
 
     def as_data(self) -> dict[str, object]:
         """The row as plain data, for reports and provenance records."""
-        return {name: getattr(self, name) for name in ("name", "aliases", "kind", *_SHAPES, "form")}
+        shapes = ("rotations", "channels", "kernel_size", "stride", "padding")
+        return {name: getattr(self, name) for name in ("name", "aliases", "kind", *shapes, "form")}
 
 
 @dataclass(frozen=True)
