@@ -23,7 +23,6 @@ from ceconv_convert.cli import run as RUN
 from ceconv_convert.errors import OutputError, UnreadableInputError
 from ceconv_convert.files.interruption import signals_held
 from ceconv_convert.files.staging import Staging
-from ceconv_convert.report.terminal import Terminal
 from tests.support import GOLDEN_SEQUENTIAL, names, small_network
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and signals of Unix")
@@ -421,7 +420,7 @@ def test_a_signal_while_the_report_is_made_leaves_nothing(run, folder, model, mo
 
 
 def test_a_signal_after_all_is_written_says_so(run, folder, model, monkeypatch):
-    monkeypatch.setattr(Terminal, "wrote", lambda self, path: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(RUN, "bytes_as_text", lambda size: signal.raise_signal(signal.SIGTERM))
     code, _, err = run(model, "-o", "a.pt", "--report", "r.json", *SHAPE)
     assert (code, err) == (128 + signal.SIGTERM, "Stopped: a.pt, r.json had been written\n")
     assert names(folder) == ["a.pt", "model.pt", "r.json"]

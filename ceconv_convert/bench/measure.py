@@ -92,10 +92,16 @@ def measure(
     """
     threads = threads or cores()
     device = torch.device("cuda" if provider.startswith("CUDA") and torch.cuda.is_available() else "cpu")
+    before = torch.get_num_threads()
     try:
-        times, outputs = _run_files(files, x, provider, threads, progress)
-        module_times, module_outputs = _run_modules(modules, x.to(device), threads)
-        rate = _SIDE**3 / statistics.median(times.pop(_PRODUCT))
+        product = _matrix_product(provider, threads)
+        times, outputs = _run_all({**_runners(files, provider, threads), _PRODUCT: product}, x, progress)
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            module_times, module_outputs = _run_all(
+                {name: module.to(device) for name, module in modules.items()}, x.to(device)
+            )
+        rate = _SIDE**3 / statistics.median(times[_PRODUCT])
         exact = (module_outputs or outputs)[_BASELINE]
         rows = []
         for name, path in files.items():
@@ -112,6 +118,8 @@ def measure(
         raise BenchError(f"the candidates cannot be measured on {shape}: {first_line(error)}") from error
     except OSError as error:
         raise BenchError(f"a file for measuring cannot be written: {error.strerror or error}") from error
+    finally:
+        torch.set_num_threads(before)
     return Bench(tuple(x.shape), threads, provider, processor_name(device), rate, tuple(rows))
 
 
@@ -148,21 +156,16 @@ def _row(name: str, runtime: str, times: Times, error: float) -> Row:
     return Row(name, runtime, middle, low, high, len(times[name]), statistics.median(ratios), error)
 
 
-def _run_files(
-    files: Mapping[str, Path], x: Tensor, provider: str, threads: int, progress: Progress | None
-) -> tuple[Times, dict[str, Outputs]]:
-    """ONNX files in ONNX Runtime, and a large matrix product beside them."""
+def _runners(files: Mapping[str, Path], provider: str, threads: int) -> dict[str, OnnxRunner]:
     runners = {name: OnnxRunner(path, provider, threads) for name, path in files.items()}
     for runner in runners.values():
         if runner.provider != provider:
             raise BenchError(f"{provider} does not load here: ONNX Runtime took {runner.provider} instead")
-    outputs = {name: runner(x) for name, runner in runners.items()}
-    runs = {name: partial(runner, x) for name, runner in runners.items()}
-    return interleave({**runs, _PRODUCT: _matrix_product(provider, threads)}, progress=progress), outputs
+    return runners
 
 
-def _matrix_product(provider: str, threads: int) -> Callable[[], object]:
-    """A matrix product as large as a network's are."""
+def _matrix_product(provider: str, threads: int) -> Callable[[Tensor], object]:
+    """A matrix product as large as a network's are, whatever the input."""
     shape = f"float[{_SIDE}, {_SIDE}]"
     model = onnx.parser.parse_model(
         f'<ir_version: 10, opset_import: ["": 18]> rate ({shape} x) => ({shape} y) {{ y = MatMul(x, w) }}'
@@ -172,28 +175,22 @@ def _matrix_product(provider: str, threads: int) -> Callable[[], object]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rate.onnx"
         onnx.save(model, path)
-        return partial(OnnxRunner(path, provider, threads), matrix)
+        runner = OnnxRunner(path, provider, threads)
+    return lambda _: runner(matrix)
 
 
-def _run_modules(
-    modules: Mapping[str, nn.Module], x: Tensor, threads: int
+def _run_all(
+    candidates: Mapping[str, Callable[[Tensor], object]], x: Tensor, progress: Progress | None = None
 ) -> tuple[Times, dict[str, Outputs]]:
-    """Modules in PyTorch, eager, on the device of ``x``; outputs on the CPU."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.inference_mode():
-            moved = {name: module.to(x.device) for name, module in modules.items()}
-            found = {name: run_module(module, x) for name, module in moved.items()}
-            outputs = {name: tuple(output.cpu() for output in outputs) for name, outputs in found.items()}
-            times = interleave({name: partial(_run_once, module, x) for name, module in moved.items()})
-    finally:
-        torch.set_num_threads(before)
-    return times, outputs
+    """Times and outputs, those on the CPU."""
+    found = {name: run_module(candidate, x) for name, candidate in candidates.items()}
+    outputs = {name: tuple(output.cpu() for output in outputs) for name, outputs in found.items()}
+    runs = {name: partial(_run_once, candidate, x) for name, candidate in candidates.items()}
+    return interleave(runs, progress=progress), outputs
 
 
-def _run_once(module: nn.Module, x: Tensor) -> None:
-    module(x)
+def _run_once(candidate: Callable[[Tensor], object], x: Tensor) -> None:
+    candidate(x)
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
 

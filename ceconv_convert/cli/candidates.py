@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,7 +32,6 @@ from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.surgery import copy_model
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.judge import judge_module
-from ceconv_convert.verification.outputs import Outputs, run_module
 from ceconv_convert.verification.shapes import failure_on
 from ceconv_convert.verification.verdict import Verdict, verdict_summary
 
@@ -84,11 +82,10 @@ class RunContext:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A network that was judged, with what computes its outputs again; in PyTorch or as an ONNX file."""
+    """A network that was judged: a module, or a function that runs an ONNX file."""
 
     verdict: Verdict
-    run: Callable[[Tensor], Outputs]
-    network: nn.Module | None = None
+    network: Callable[[Tensor], object]
     exported: Exported | None = None
 
 
@@ -142,10 +139,10 @@ def verify_run(context: RunContext, path: Path) -> list[Candidate]:
 def _judge_module(context: RunContext, name: str, network: nn.Module) -> Candidate:
     with context.terminal.progress(f"judging {name}") as progress:
         verdict = judge_module(context.evidence, network, name, progress=progress)
-    return Candidate(verdict, partial(run_module, network), network)
+    return Candidate(verdict, network)
 
 
-def _runner(path: Path, evidence: Evidence) -> Callable[[Tensor], Outputs]:
+def _runner(path: Path, evidence: Evidence) -> Callable[[Tensor], object]:
     runner = OnnxRunner(path)
     return lambda x: runner(x.to(evidence.dtype))
 

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
+from ceconv_convert.bench.bench_table import HEADINGS, bench_as_lines, row_as_texts
 from ceconv_convert.bench.machine import cores, provider_named
 from ceconv_convert.bench.measure import Bench, measure
 from ceconv_convert.checkpoint.container import is_checkpoint
@@ -20,6 +21,7 @@ from ceconv_convert.cli.job import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
 from ceconv_convert.conversion.convert import check_plan, replace_layers
 from ceconv_convert.conversion.find import FoundLayer, find_layers
 from ceconv_convert.conversion.plan import plan_layers
+from ceconv_convert.conversion.plan_table import aligned_lines, bytes_as_text
 from ceconv_convert.errors import BenchError, OutputError, first_line
 from ceconv_convert.files.interruption import signals_held
 from ceconv_convert.files.source import files_of, read_source, sha256_of
@@ -37,6 +39,7 @@ from ceconv_convert.user_inputs.read import read_inputs
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.hue_sweep import hue_circle
 from ceconv_convert.verification.shapes import as_text, random_input
+from ceconv_convert.verification.verdict import verdict_as_line
 
 
 def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
@@ -50,8 +53,9 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
     Raises:
         ConversionError: where it cannot be done; nothing is written then.
     """
-    read = () if job.dry_run else _files_read(job)
+    read: tuple[Path, ...] = ()
     if not job.dry_run:
+        read = _files_read(job)
         check_outputs((*job.outputs, *job.reports), read, force=job.force)
     with terminal.progress(f"reading {job.model.name}"):
         source = read_source(job.model, job.allow, unsafe=job.unsafe)
@@ -65,7 +69,10 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
     found = find_layers(model)
     plan = plan_layers(model, found, job.module_form or AUTO)
     if plan.rows and not job.verify_only:
-        terminal.plan(plan)
+        terminal.table(plan.table(), ("red" if row.refusal else "" for row in plan))
+        for refusal in plan.refusals():
+            terminal.line(refusal, "red")
+        terminal.line(plan.totals())
     only_exports = job.outputs and job.module_form is None and not (job.dry_run or job.bench)
     if plan.rows or not (plan.converted and only_exports):  # a converted network is exported as it is
         check_plan(plan)
@@ -88,8 +95,8 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
             staging.commit()
             written += (*(job.outputs if passed else ()), *job.reports)
     for output in written:
-        terminal.wrote(output)
-    terminal.verdict(*verdicts)
+        terminal.line(f"wrote {output} ({bytes_as_text(output.stat().st_size)})")
+    terminal.line(verdict_as_line(*verdicts), "green" if passed else "bold red", always=True)
     return passed
 
 
@@ -159,7 +166,12 @@ def _bench(context: RunContext, provider: str) -> Bench:
             modules[form] = replace_layers(copy_model(original), found, row.build).eval()
         with terminal.progress("measuring") as progress:
             bench = measure(files, modules, x, provider=provider, threads=job.threads, progress=progress)
-    terminal.bench(bench)
+    runtimes = {row.runtime for row in bench.rows}
+    fastest = [min(row.seconds for row in bench.rows if row.runtime == each) for each in runtimes]
+    lines = aligned_lines([HEADINGS, *(row_as_texts(vars(row)) for row in bench.rows)], HEADINGS[1:])
+    terminal.table(lines, ("bold" if row.seconds in fastest else "" for row in bench.rows))
+    for line in bench_as_lines(bench):
+        terminal.line(line)
     return bench
 
 
@@ -172,14 +184,13 @@ def _write_reports(
         staged = staging.staged(output)
         size, digest = staged.stat().st_size, sha256_of([staged])
         outputs.append({"name": name_of(output), "bytes": size, "sha256": digest})
-    runs = {candidate.verdict.candidate: candidate.run for candidate in candidates}
-    networks = {each.verdict.candidate: each.network for each in candidates if each.network is not None}
+    networks = {candidate.verdict.candidate: candidate.network for candidate in candidates}
     report = make_report(
         context.record(None, exported=candidates[-1].exported if job.module_form is None else None),
         basis=context.evidence.explain(),
         verdicts=verdicts,
         outputs=outputs,
-        hue=hue_circle(context.evidence, runs, networks),
+        hue=hue_circle(context.evidence, networks),
         bench=None if bench is None else asdict(bench),
     )
     for path in job.reports:

@@ -13,7 +13,7 @@ from ceconv_convert.kernel.color import rotation_about_grey
 from ceconv_convert.kernel.spec import LiftingSpec
 from ceconv_convert.verification.equivariance import OUTPUT, HueRotation
 from ceconv_convert.verification.evidence import Evidence
-from ceconv_convert.verification.outputs import Outputs, run_module
+from ceconv_convert.verification.outputs import run_module
 from ceconv_convert.verification.trace import record
 
 _STEPS = 36
@@ -21,21 +21,18 @@ _SCORES = 3
 
 
 def hue_circle(
-    evidence: Evidence,
-    candidates: Mapping[str, Callable[[Tensor], Outputs]],
-    networks: Mapping[str, nn.Module],
+    evidence: Evidence, candidates: Mapping[str, Callable[[Tensor], object]]
 ) -> dict[str, object] | None:
     """Curves by angle, of the original and each candidate; None where inputs do not have three colors.
 
-    The image is the first of the user's inputs, or the first random one. ``networks`` are the candidates that
-    are modules: their features are shown too.
+    The image is the first of the user's inputs, or the first random one. Features are shown of modules alone.
     """
     x = (evidence.data or evidence.inputs)[0][:1]
     if x.dim() != 4 or x.shape[1] != 3:
         return None
     angles = [360 * step / _STEPS for step in range(_STEPS + 1)]
     images = [torch.einsum("ij,bjhw->bihw", rotation_about_grey(a), x.double()).to(x.dtype) for a in angles]
-    candidates = {"original": partial(run_module, evidence.networks.original), **candidates}
+    candidates = {"original": evidence.networks.original, **candidates}
     runs = {name: partial(_first_output, run) for name, run in candidates.items()}
     scores = _figure(runs, images, "The outputs that are largest at 0°.", "output", most=_SCORES)
     rotation, specs = evidence.hue_rotation, evidence.networks.specs.values()
@@ -46,10 +43,8 @@ def hue_circle(
             key[0] for key, found in rotation.expected.items() if key != OUTPUT and found.reason is None
         ]
         if layers:
-            networks = {"original": evidence.networks.original, **networks}
-            means = {
-                name: partial(_mean_activations, module, layers[-1]) for name, module in networks.items()
-            }
+            modules = {name: run for name, run in candidates.items() if isinstance(run, nn.Module)}
+            means = {name: partial(_mean_activations, run, layers[-1]) for name, run in modules.items()}
             after = layers[-1] or "the layer"
             caption = f"Mean activation of each rotation of the features after {after}."
             features = _figure(means, images, caption, "rotation")
@@ -81,8 +76,8 @@ def _figure(
     return {"names": names, "curves": curves, "caption": caption}
 
 
-def _first_output(run: Callable[[Tensor], Outputs], image: Tensor) -> Tensor:
-    return run(image)[0].flatten().double().cpu()
+def _first_output(run: Callable[[Tensor], object], image: Tensor) -> Tensor:
+    return run_module(run, image)[0].flatten().double().cpu()
 
 
 def _mean_activations(network: nn.Module, layer: str, image: Tensor) -> Tensor:
