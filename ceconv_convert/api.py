@@ -53,8 +53,8 @@ def verify(
         UnreadableInputError: where the ONNX file is missing, or no regular file.
         ExportError: where it cannot be loaded, or ONNX Runtime cannot convolve in the network's dtype.
 
-        >>> from ceconv_convert import CEConv2d, convert
-        >>> model = nn.Sequential(CEConv2d(1, 3, 3, 8, 3), nn.ReLU(), CEConv2d(3, 3, 8, 4, 3))
+    >>> from ceconv_convert import CEConv2d, convert
+    >>> model = nn.Sequential(CEConv2d(1, 3, 3, 8, 3), nn.ReLU(), CEConv2d(3, 3, 8, 4, 3))
     >>> verify(model, convert(model)).passed
     True
     """
