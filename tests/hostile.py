@@ -156,7 +156,7 @@ DAMAGED_STATES = {
     "a padding beyond reason": (_set("padding", 10**30), "padding is 0 to 32, found"),
     "a padding to compute for hours": (
         _set("padding", 5000),
-        "padding is 0 to 32, found ..5000, 5000., .5000, 5000..",
+        "padding is 0 to 32, found .5000, 5000, 5000, 5000.",
     ),
     "a stride beyond reason": (
         _set("stride", 10**9),
