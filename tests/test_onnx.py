@@ -25,8 +25,9 @@ from ceconv_convert.onnx.passes.choose import Choice
 from ceconv_convert.onnx.runtime import OnnxRunner
 from ceconv_convert.surgery import wrapper_prefix
 from ceconv_convert.verification.evidence import gather
+from ceconv_convert.verification.outputs import Recording, Step
 from ceconv_convert.verification.reference import Example, Networks
-from ceconv_convert.verification.trace import Recording, Step, Trace
+from ceconv_convert.verification.trace import Trace
 from tests.support import golden_layers, relative, small_network
 
 EVERY_FORM = pytest.mark.parametrize("form", FORMS)
@@ -269,8 +270,8 @@ def test_names_are_those_inside_the_wrappers_and_no_others():
     """A step ``2.0`` is not the layer ``0`` that took up a norm."""
     steps = [Step(name, 0, torch.ones(1), ()) for name in ("module.0", "module.2.0")]
     network, recording = nn.DataParallel(nn.Identity()), Recording(steps=steps)
-    example = Example(torch.ones(1), (), (), Networks(network, network, {}))
-    checks = Trace(example, recording, recording, []).compare_values([torch.zeros(1)], folded={"0"})
+    example = Example(torch.ones(1), recording, recording, Networks(network, network, {}))
+    checks = Trace(example).compare_values([torch.zeros(1)], folded={"0"})
     assert [check.problem for check in checks] == [None, "nothing in it has these features"]
 
 

@@ -43,8 +43,8 @@ UNDERSTOOD = {
 def test_a_batch_of_one_is_taken_off(network, given, shape):
     evidence = gather(network(), given)
     assert evidence.shape == shape
-    assert evidence.inputs[0].shape == (1, *shape)
-    assert len(evidence.fitting((None, *shape)).inputs) >= 3
+    assert evidence.random[0].input.shape == (1, *shape)
+    assert len(evidence.fitting((None, *shape)).random) >= 3
 
 
 def test_features_of_one_channel_are_no_batch():

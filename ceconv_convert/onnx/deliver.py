@@ -82,7 +82,7 @@ def write_judged_onnx(
     if evidence.fixed_size is not None:
         fixed = {"size": f"the network takes no other size: {evidence.fixed_size}"}
     failed: tuple[Exported, Verdict] | None = None
-    example = evidence.inputs[1]  # a batch of 2
+    example = evidence.random[1].input  # a batch of 2
     while True:
         exported = write_onnx(
             converted, path, example, opset=opset, fixed=fixed, form=form, processor=processor

@@ -19,9 +19,9 @@ from ceconv_convert.verification.equivariance import HueRotation
 from ceconv_convert.verification.evidence import Evidence, Progress
 from ceconv_convert.verification.judge import judge
 from ceconv_convert.verification.layers import check_alone, layer_example, magnitude_for, signs
+from ceconv_convert.verification.outputs import Recording
 from ceconv_convert.verification.reference import Example
 from ceconv_convert.verification.shapes import fits, odd_sizes
-from ceconv_convert.verification.trace import Recording
 from ceconv_convert.verification.verdict import LayerCheck, Verdict
 
 _LARGE_BATCH = 9
@@ -41,12 +41,12 @@ def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = No
     run = OnnxRunner(path)
     evidence = _with_fitting_inputs(evidence, run.shape)
     boundaries = boundaries_of(run.texts)
-    values = inner_values(path, evidence.trace.input)
+    values = inner_values(path, evidence.trace.example.input)
     steps = evidence.trace.compare_values(
         [value for value in values.values() if value.dtype.is_floating_point and value.numel()],
         folded={boundary.layer for boundary in boundaries if boundary.norms},
     )
-    values[run.input] = evidence.trace.input.cpu()
+    values[run.input] = evidence.trace.example.input.cpu()
     rotation = evidence.hue_rotation
     symmetries = rotation.compare(lambda x: Recording(run(x))) if isinstance(rotation, HueRotation) else []
     return judge(
@@ -76,7 +76,7 @@ def _check_layers(
     evidence: Evidence, path: Path, boundaries: Sequence[Boundary[str]], values: Mapping[str, Tensor]
 ) -> list[LayerCheck]:
     """Every layer that the file tells apart, by itself, on signs; layers of one input are fed the same."""
-    prefix, x = evidence.trace.prefix, evidence.trace.input
+    prefix, x = evidence.trace.prefix, evidence.trace.example.input
     modules = dict(evidence.networks.original.named_modules(remove_duplicate=False))
     known = [boundary for boundary in boundaries if _is_known(boundary, evidence, modules, values)]
     magnitudes: dict[str, float] = {}

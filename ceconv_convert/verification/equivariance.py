@@ -16,9 +16,9 @@ from torch import Tensor
 from ceconv_convert.errors import FOREIGN_FAILURES
 from ceconv_convert.kernel.color import rotations_of
 from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
+from ceconv_convert.verification.outputs import Recording, StepKey
 from ceconv_convert.verification.reference import Example
 from ceconv_convert.verification.tolerance import Measure, distance, largest
-from ceconv_convert.verification.trace import Recording, StepKey, Trace, record
 from ceconv_convert.verification.verdict import Symmetry
 
 OUTPUT: StepKey = ("output", -1)
@@ -28,24 +28,15 @@ _BY_DESIGN_EPS = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Expectation:
-    """What features of size ``scale`` do when the hue rotates, and how far the ``original`` is from that.
-
-    ``reason`` is why nothing is expected; None where something is.
-    """
-
-    reason: str | None
-    original: float
-    scale: float
-
-
-@dataclass(frozen=True, eq=False)
 class HueRotation:
-    """An example, its input with the hue rotated, and what layers and output are expected to do."""
+    """An example, its input with the hue rotated, and what is expected of each layer and of the output.
+
+    That is how equivariant the original is, and the measure that candidates are held to.
+    """
 
     example: Example
     rotated: Tensor
-    expected: Mapping[StepKey, Expectation]
+    expected: Mapping[StepKey, tuple[Symmetry, Measure]]
 
     def compare(self, run: Callable[[Tensor], Recording]) -> list[Symmetry]:
         """Check a candidate: its output, and its layers where ``run`` records them.
@@ -59,39 +50,32 @@ class HueRotation:
         return [self._check(key, before.get(key), after.get(key)) for key in self.expected]
 
     def _check(self, key: StepKey, before: Tensor | None, after: Tensor | None) -> Symmetry:
-        expected, scale = self.expected[key], self.expected[key].scale or 1.0
-        symmetry = Symmetry(key[0] or "(root)", expected.reason, expected.original / scale, None, None)
+        symmetry, measure = self.expected[key]
         if before is None or after is None or before.shape != after.shape:
             return symmetry
-        difference = _difference(key, before, after)
-        symmetry = replace(symmetry, candidate=difference / scale)
-        if expected.reason is not None:
+        measure = replace(measure, error=_difference(key, before, after), dtype=self.rotated.dtype)
+        symmetry = replace(symmetry, candidate=measure.error / (measure.scale / 2 or 1.0))
+        if symmetry.reason is not None:
             return symmetry
-        measure = Measure(difference, expected.original, 2 * expected.scale, self.rotated.dtype)
         if measure.problem is not None and key == OUTPUT:
             measure = replace(measure, sensitivity=2 * self.example.sensitivity[0])
         return replace(symmetry, problem=measure.problem)
 
 
-def rotate_hue_of(trace: Trace) -> HueRotation | str:
-    """Rotate the hue of the example of a trace; a text where it has none."""
-    networks = trace.example.networks
-    x = _with_rotated_hue(trace.input, networks.specs)
+def rotate_hue(example: Example) -> HueRotation | str:
+    """Rotate the hue of an example; a text where it has none."""
+    specs = example.networks.specs
+    x = _with_rotated_hue(example.input, specs)
     if isinstance(x, str):
         return x
-    runs = (
-        _features(trace.original),
-        _features(record(networks.original, x, networks.specs)),
-        _features(trace.reference),
-        _features(record(networks.reference, x.double(), networks.specs)),
-    )
-    common = [key for key in runs[0] if all(key in features for features in runs)]
+    rotated = example.networks.run(x, specs)
+    runs = [_features(r) for r in (example.original, rotated.original, example.reference, rotated.reference)]
     expected = {
-        key: _expect(key, networks.specs.get(key[0]), *(features[key] for features in runs))
-        for key in common
-        if runs[0][key].shape == runs[1][key].shape
+        key: _expect(key, specs.get(key[0]), *(features[key] for features in runs))
+        for key in runs[0]
+        if all(key in features for features in runs) and runs[0][key].shape == runs[1][key].shape
     }
-    return HueRotation(trace.example, x, expected)
+    return HueRotation(example, x, expected)
 
 
 def _with_rotated_hue(x: Tensor, specs: Mapping[str, KernelSpec]) -> Tensor | str:
@@ -120,7 +104,7 @@ def _difference(key: StepKey, before: Tensor, after: Tensor) -> float:
 
 def _expect(
     key: StepKey, spec: KernelSpec | None, before: Tensor, after: Tensor, exact: Tensor, exact_after: Tensor
-) -> Expectation:
+) -> tuple[Symmetry, Measure]:
     scale, reason = largest(exact), "what comes before it is not equivariant"
     eps = torch.finfo(before.dtype).eps if before.dtype.is_floating_point else 0.0  # decisions are exact
     by_design = _difference(key, exact, exact_after) <= _BY_DESIGN_EPS * eps * scale
@@ -128,4 +112,6 @@ def _expect(
         reason = "it is not invariant by design: rotations are not pooled, or not only pooled"
     elif spec is not None and not isinstance(spec, LiftingSpec) and spec.out_rotations % spec.in_rotations:
         reason = f"{spec.in_rotations} rotations in are no part of {spec.out_rotations} out"
-    return Expectation(None if by_design else reason, _difference(key, before, after), scale)
+    own = _difference(key, before, after)
+    symmetry = Symmetry(key[0] or "(root)", None, None if by_design else reason, own / (scale or 1.0), None)
+    return symmetry, Measure(0.0, own, 2 * scale, before.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -13,8 +14,7 @@ from ceconv_convert.kernel.color import rotation_about_grey
 from ceconv_convert.kernel.spec import LiftingSpec
 from ceconv_convert.verification.equivariance import OUTPUT, HueRotation
 from ceconv_convert.verification.evidence import Evidence
-from ceconv_convert.verification.outputs import run_module
-from ceconv_convert.verification.trace import record
+from ceconv_convert.verification.outputs import record, run_module
 
 _STEPS = 36
 _SCORES = 3
@@ -27,7 +27,7 @@ def hue_circle(
 
     The image is the first of the user's inputs, or the first random one. Features are shown of modules alone.
     """
-    x = (evidence.data or evidence.inputs)[0][:1]
+    x = (*evidence.user, *evidence.random)[0].input[:1]
     if x.dim() != 4 or x.shape[1] != 3:
         return None
     angles = [360 * step / _STEPS for step in range(_STEPS + 1)]
@@ -35,13 +35,12 @@ def hue_circle(
     candidates = {"original": evidence.networks.original, **candidates}
     runs = {name: partial(_first_output, run) for name, run in candidates.items()}
     scores = _figure(runs, images, "The outputs that are largest at 0°.", "output", most=_SCORES)
-    rotation, specs = evidence.hue_rotation, evidence.networks.specs.values()
-    turn = features = None
+    rotation, turn, features = evidence.hue_rotation, None, None
     if isinstance(rotation, HueRotation):
-        turn = next((360 / spec.out_rotations for spec in specs if isinstance(spec, LiftingSpec)), None)
-        layers = [
-            key[0] for key, found in rotation.expected.items() if key != OUTPUT and found.reason is None
-        ]
+        lifting = (spec for spec in evidence.networks.specs.values() if isinstance(spec, LiftingSpec))
+        turn = next((360 / spec.out_rotations for spec in lifting), None)
+        expected = rotation.expected.items()
+        layers = [key[0] for key, (own, _) in expected if key != OUTPUT and own.reason is None]
         if layers:
             modules = {name: run for name, run in candidates.items() if isinstance(run, nn.Module)}
             means = {name: partial(_mean_activations, run, layers[-1]) for name, run in modules.items()}
@@ -61,19 +60,16 @@ def _figure(
     """The curves of the numbers of each run, or of the ``most`` that are largest for the image as it is."""
     rows: dict[str, Tensor] = {}
     for name, run in runs.items():
-        try:
+        with suppress(*FOREIGN_FAILURES):  # its verdict says so
             found = torch.stack([run(image) for image in images])  # [images, numbers]
-        except FOREIGN_FAILURES:
-            continue  # its verdict says so
-        if all(found.shape == row.shape for row in rows.values()):
-            rows[name] = found
+            if all(found.shape == row.shape for row in rows.values()):
+                rows[name] = found
     first = next((row[0] for row in rows.values()), torch.empty(0))
     columns = first.argsort(descending=True)[:most].sort().values
     if not len(columns):
         return None
-    names = [f"{what} {index}" for index in columns.tolist()]
     curves = {name: row[:, columns].T.tolist() for name, row in rows.items()}
-    return {"names": names, "curves": curves, "caption": caption}
+    return {"names": [f"{what} {index}" for index in columns.tolist()], "curves": curves, "caption": caption}
 
 
 def _first_output(run: Callable[[Tensor], object], image: Tensor) -> Tensor:

@@ -103,10 +103,10 @@ def layer_example(
     with torch.no_grad():
         original, exact = layer.forward(x.clone()), spec
         for norm, shifts in norms:
-            scale, shift = _scale_and_shift(norm)
-            exact = scaled(exact, scale, shift if shifts else None)
-            original = original * scale.view(-1, 1, 1, 1).to(x.dtype)
-            original = original + shift.view(-1, 1, 1, 1).to(x.dtype) if shifts else original
+            scale, shift = (column.view(-1, 1, 1, 1) for column in _scale_and_shift(norm))
+            exact = scaled(exact, scale.flatten(), shift.flatten() if shifts else None)
+            original = original * scale.to(x.dtype)
+            original = original + shift.to(x.dtype) if shifts else original
         absolute, largest_input = exact.map(torch.abs), x.double().abs()
         if magnitude is not None:  # all windows without zeros are alike
             absolute = replace(absolute, padding=((0, 0), (0, 0)))
@@ -134,13 +134,13 @@ def check_layer(
     for example in (on_signs, *real):
         measure = _measure(run, example)
         if isinstance(measure, str):
-            return LayerCheck(name, measures[0] if measures else None, measure)
+            return LayerCheck(name, measure, measures[0] if measures else None)
         measures.append(measure)
         problem = measure.problem
         if problem is not None:
             break
     worst = max(measures[1:], key=lambda measure: measure.error_over_tolerance, default=None)
-    return LayerCheck(name, measures[0], problem, worst)
+    return LayerCheck(name, problem, measures[0], worst)
 
 
 def check_alone(name: str, found: Tensor, example: LayerExample) -> LayerCheck:
@@ -160,7 +160,7 @@ def _measure(run: Callable[[Tensor], Tensor], example: LayerExample) -> Measure 
         with torch.no_grad():
             found = run(example.input.clone())
     except FOREIGN_FAILURES as failure:
-        return f"it does not run on {as_text(tuple(example.input.shape))}: {first_line(failure)}"
+        return f"it does not run on {as_text(example.input.shape)}: {first_line(failure)}"
     problem = mismatch(found, example.original, exact)
     if problem is not None:
         return problem

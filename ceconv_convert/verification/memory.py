@@ -33,9 +33,7 @@ class TooLargeError(InputShapeError):
 class BoundedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, an operator that would take too much memory raises TooLargeError instead.
 
-    Args:
-        x: the network's input.
-        held: bytes of the network's own tensors.
+    ``x`` is the network's input, and its own tensors take ``held`` bytes.
     """
 
     def __init__(self, x: Tensor, held: int) -> None:
@@ -76,12 +74,12 @@ def _results_on_meta(func: Any, args: tuple[Any, ...], options: dict[str, Any]) 
         args, options = tree_map_only(Tensor, on_meta, (args, options))
         if any(argument.name == "device" for argument in func._schema.arguments):
             options["device"] = "meta"
-        old = {_storage(leaf) for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)}
-        results = tree_leaves(func(*args, **options))
+        old = [leaf.untyped_storage()._cdata for leaf in _tensors((args, options))]
+        results = _tensors(func(*args, **options))
     except FOREIGN_FAILURES:
         return []
-    return [leaf for leaf in results if isinstance(leaf, Tensor) and _storage(leaf) not in old]
+    return [result for result in results if result.untyped_storage()._cdata not in old]
 
 
-def _storage(tensor: Tensor) -> object:
-    return tensor.untyped_storage()._cdata
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

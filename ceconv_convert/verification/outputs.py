@@ -1,16 +1,93 @@
-"""The outputs of a network: as a flat tuple of tensors, and the classes that they decide for."""
+"""What a network gives: its outputs as a flat tuple of tensors, and the features after each of its steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ceconv_convert.errors import UnreadableInputError, VerificationError
-from ceconv_convert.verification.verdict import Accuracy, Agreement
+from ceconv_convert.errors import VerificationError
 
 Outputs = tuple[Tensor, ...]
+StepKey = tuple[str, int]
+"""The path of a module, and which of its calls: 0 for the first. The same in every copy of the network."""
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One call of the module ``name``, which holds no others, with a copy of its output.
+
+    ``sources`` are the positions of the steps whose outputs it takes. Exporters fold a norm into one of them.
+    """
+
+    name: str
+    call: int
+    output: Tensor
+    sources: tuple[int, ...]
+    is_norm: bool = False
+
+    @property
+    def key(self) -> StepKey:
+        return (self.name, self.call)
+
+    def __str__(self) -> str:
+        name = self.name or "(root)"
+        return f"{name} (call {self.call + 1})" if self.call else name
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One forward pass: its outputs, its steps in order of execution, and the first input of each."""
+
+    outputs: Outputs = ()
+    steps: Sequence[Step] = ()
+    inputs: dict[StepKey, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def features(self) -> dict[StepKey, Tensor]:
+        """The output of each step."""
+        return {step.key: step.output for step in self.steps}
+
+
+def record(network: nn.Module, x: Tensor, names: Collection[str] = ()) -> Recording:
+    """Run ``network`` on ``x``, without gradients, and record the calls of the modules ``names``."""
+    steps: list[Step] = []
+    inputs: dict[StepKey, Tensor] = {}
+    calls: Counter[str] = Counter()
+    producers: dict[int, int] = {}
+    alive: list[Tensor] = []  # else the ids of tensors that are gone are reused
+
+    def before(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = next(iter((*args, *kwargs.values())), None)
+        if isinstance(first, Tensor):
+            inputs[name, calls[name]] = first.detach().clone()
+
+    def after(
+        name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
+    ) -> None:
+        taken = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if isinstance(output, Tensor) and taken:
+            sources = tuple(producers[id(value)] for value in taken if id(value) in producers)
+            producers[id(output)] = len(steps)
+            alive.extend((*taken, output))
+            copy = output.detach().clone()
+            steps.append(Step(name, calls[name], copy, sources, isinstance(module, _NORMS)))
+            calls[name] += 1
+
+    modules = dict(network.named_modules(remove_duplicate=False))  # an attribute may hide a registered module
+    with ExitStack() as hooks:
+        for name in names:
+            module = modules[name]
+            hooks.enter_context(module.register_forward_pre_hook(partial(before, name), with_kwargs=True))
+            hooks.enter_context(module.register_forward_hook(partial(after, name), with_kwargs=True))
+        return Recording(run_module(network, x), steps, inputs)
 
 
 def run_module(module: Callable[[Tensor], object], x: Tensor) -> Outputs:
@@ -36,64 +113,11 @@ def flatten(outputs: object) -> Outputs:
     )
 
 
-def decide(batches: Sequence[Outputs], labels: Tensor) -> Tensor | str:
-    """The class of each labelled input, or why the outputs decide for none.
-
-    The first output counts that has class scores, ``[B, classes]``; or decisions, integers or bools ``[B]``;
-    or a single score, which decides between two: above 0 is class 1.
-
-    Raises:
-        UnreadableInputError: where a label is no class of the network's.
-    """
-    largest, count = int(labels.max()), len(labels)
-    single_score = False
-    for outputs in zip(*batches, strict=False):
-        if not all(output.dim() for output in outputs) or sum(map(len, outputs)) != count:
-            continue
-        if any(output.shape[1:] != outputs[0].shape[1:] for output in outputs):
-            continue
-        scores = torch.cat(outputs).cpu()
-        if _are_scores(scores):
-            if largest >= scores.shape[1]:
-                raise UnreadableInputError(
-                    f"an input has the label {largest}, and the network has scores of the classes 0 to "
-                    f"{scores.shape[1] - 1}"
-                )
-            return scores.argmax(1)
-        if scores.numel() != count:
-            continue
-        if not scores.dtype.is_floating_point:
-            return scores.reshape(count)
-        if largest <= 1:
-            return scores.reshape(count) > 0
-        single_score = True
-    if single_score:
-        return f"the network gives a single score, which decides between the labels 0 and 1; found {largest}"
-    shapes = ", ".join(str(list(output.shape[1:])) for output in batches[0])
-    return f"for each input the network gives numbers of shape {shapes}, and no class scores or decisions"
-
-
-def accuracy(original: Sequence[Outputs], found: Sequence[Outputs], labels: Tensor) -> Accuracy | None:
-    """How many labelled inputs are classified right; None where outputs decide for no class."""
-    right = []
-    for batches in (original, found):
-        classes = decide(batches, labels)
-        if isinstance(classes, str):
-            return None
-        right.append(int((classes == labels).sum()))
-    return Accuracy(right[0], right[1], len(labels))
-
-
-def agreement(original: Sequence[Outputs], found: Sequence[Outputs]) -> Agreement | None:
-    """How often the largest score is the same, in the first output of each batch that looks like scores."""
-    same = of = 0
-    for batch in zip(original, found, strict=False):
-        scores = next((pair for pair in zip(*batch, strict=True) if _are_scores(pair[0])), None)
-        if scores is not None:
-            same += int((scores[0].argmax(1).cpu() == scores[1].argmax(1).cpu()).sum())
-            of += len(scores[0])
-    return Agreement(same, of) if of else None
-
-
-def _are_scores(output: Tensor) -> bool:
-    return output.dim() == 2 and output.shape[1] > 1 and output.dtype.is_floating_point
+def leaf_names(network: nn.Module, layers: Collection[str]) -> list[str]:
+    """The modules that hold no others; a color-equivariant layer is one, whatever it holds."""
+    inside = tuple(f"{name}." if name else "" for name in layers)
+    return [
+        name
+        for name, module in network.named_modules()
+        if name in layers or not (any(module.children()) or (inside and name.startswith(inside)))
+    ]

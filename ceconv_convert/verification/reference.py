@@ -13,7 +13,7 @@ What the outputs move by is an error that the original could have had.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,12 +27,12 @@ from torch.utils._pytree import tree_map_only
 from ceconv_convert.conversion.derivatives import is_ours
 from ceconv_convert.conversion.find import FoundLayer
 from ceconv_convert.conversion.read_module import Refusal
-from ceconv_convert.errors import VerificationError
+from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.surgery import copy_model
-from ceconv_convert.verification.outputs import Outputs, run_module
-from ceconv_convert.verification.shapes import device_of, dtype_of
+from ceconv_convert.verification.outputs import Recording, record, run_module
+from ceconv_convert.verification.shapes import as_text, device_of, dtype_of
 from ceconv_convert.verification.tolerance import MULTIPLE, distance, largest, relative_tolerance
 
 _STORED_EPS = 2**8
@@ -65,34 +65,41 @@ class Networks:
         """The dtype that the original computes in."""
         return dtype_of(self.original)
 
-    @cached_property
-    def device(self) -> torch.device:
-        """Of both."""
-        return device_of(self.original)
+    def run(self, x: Tensor, names: Collection[str] = ()) -> Example:
+        """Both on an input in the original's dtype, with the steps ``names``.
 
-    def run(self, x: Tensor) -> Example:
-        """Both on an input in the original's dtype."""
-        return Example(x, run_module(self.original, x), run_module(self.reference, x.double()), self)
+        Raises:
+            VerificationError: where one of them does not run.
+        """
+        failure = f"the original does not run on {as_text(x.shape)}"
+        try:
+            original = record(self.original, x, names)
+            failure = "the network does not run in float64, as the reference needs"
+            return Example(x, original, record(self.reference, x.double(), names), self)
+        except FOREIGN_FAILURES as error:
+            raise VerificationError(f"{failure}: {first_line(error)}") from error
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """An input with the outputs of the original and, in float64, of the reference."""
+    """An input with what the original and, in float64, the reference give."""
 
     input: Tensor
-    original: Outputs
-    exact: Outputs
+    original: Recording
+    reference: Recording
     networks: Networks
 
     @cached_property
     def sensitivity(self) -> list[float]:
         """How far rounding inside the network may move each output; takes another pass of the reference."""
-        eps = torch.finfo(self.networks.dtype).eps
-        return output_sensitivity(self.networks.reference, self.input, self.exact, eps)
+        with Rounding(torch.finfo(self.networks.dtype).eps):
+            moved = run_module(self.networks.reference, self.input.double())
+        return [distance(found, exact) for found, exact in zip(moved, self.reference.outputs, strict=False)]
 
     def check_original(self) -> None:
         """Raise VerificationError where the original is further from the reference than rounding explains."""
-        for index, (output, exact) in enumerate(zip(self.original, self.exact, strict=True)):
+        pairs = zip(self.original.outputs, self.reference.outputs, strict=True)
+        for index, (output, exact) in enumerate(pairs):
             if not output.dtype.is_floating_point or output.shape != exact.shape:
                 continue  # compared for equality; the verdict says so
             error = distance(output, exact)
@@ -105,7 +112,7 @@ class Example:
     def check_repeatable(self) -> None:
         """Raise VerificationError where the original gives other outputs when it runs again."""
         again = run_module(self.networks.original, self.input)
-        for output, repeated in zip(self.original, again, strict=True):
+        for output, repeated in zip(self.original.outputs, again, strict=True):
             if output.shape != repeated.shape or distance(output, repeated) > self._bound(output):
                 raise VerificationError(
                     "the original gives another output when it runs again on the same input: it is random in "
@@ -118,11 +125,7 @@ class Example:
 
 
 def make_networks(model: nn.Module, found: Sequence[FoundLayer]) -> Networks:
-    """Copies of ``model``, whose color-equivariant layers are ``found``.
-
-    Raises:
-        VerificationError: where it has no numbers.
-    """
+    """Copies of ``model``, whose layers are ``found``; VerificationError where it has no numbers."""
     lazy = [name for name, tensor in model.state_dict(keep_vars=True).items() if is_lazy(tensor)]
     if lazy:
         raise VerificationError(
@@ -167,11 +170,7 @@ class Rounding(TorchDispatchMode):
         self._generator = torch.Generator().manual_seed(0)
 
     def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Collection[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if any(returned.alias_info is not None for returned in func._schema.returns):
@@ -188,12 +187,3 @@ class Rounding(TorchDispatchMode):
             return y
         signs = torch.randint(0, 2, (*y.shape[:2], *[1] * (y.dim() - 2)), generator=self._generator) * 2 - 1
         return y + self._eps * (largest(y) + within) * signs.to(y.device, y.dtype)
-
-
-def output_sensitivity(
-    reference: Callable[[Tensor], object], x: Tensor, exact: Outputs, eps: float
-) -> list[float]:
-    """How far rounding by ``eps`` moves each output from ``exact``."""
-    with Rounding(eps):
-        moved = run_module(reference, x.double())
-    return [distance(found, truth) for found, truth in zip(moved, exact, strict=False)]

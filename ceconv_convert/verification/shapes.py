@@ -33,27 +33,25 @@ def find_shape(model: nn.Module, given: Shape | None, first: KernelSpec | None) 
     Raises:
         InputShapeError: where the network runs on none of them, or takes too much memory.
     """
-    if given is not None:
-        shape = without_batch(given, first)
-        problem = failure_on(model, shape)
-        if problem is None:
-            return shape
-        order = "; channels come first, as in 3,224,224" if shape[-1] == _COLORS != shape[0] else ""
-        raise InputShapeError(
-            f"the network does not run on inputs of shape {as_text(shape)}: {problem}{order}"
-        )
-    usual: list[Shape] = [(_COLORS, size, size) for size in USUAL_SIZES]
+    shapes: list[Shape] = [(_COLORS, size, size) for size in USUAL_SIZES]
     if first is not None and not isinstance(first, LiftingSpec):
-        usual += [(first.in_channels, first.in_rotations, size, size) for size in USUAL_SIZES]
+        shapes += [(first.in_channels, first.in_rotations, size, size) for size in USUAL_SIZES]
+    if given is not None:
+        shapes = [without_batch(given, first)]
     problems = []
-    for shape in usual:
+    for shape in shapes:
         problem = failure_on(model, shape)
         if problem is None:
             return shape
         problems.append(problem)
+    if given is None:
+        raise InputShapeError(
+            f"the network runs on none of the usual input shapes ({', '.join(map(as_text, shapes))}): "
+            f"say which with --input-shape; the first answered: {problems[0]}"
+        )
+    order = "; channels come first, as in 3,224,224" if shape[-1] == _COLORS != shape[0] else ""
     raise InputShapeError(
-        f"the network runs on none of the usual input shapes ({', '.join(map(as_text, usual))}): "
-        f"say which with --input-shape; the first answered: {problems[0]}"
+        f"the network does not run on inputs of shape {as_text(shape)}: {problems[0]}{order}"
     )
 
 
@@ -94,32 +92,26 @@ def without_batch(given: Sequence[int], first: KernelSpec | None) -> Shape:
 
 
 def other_size(shape: Shape) -> Shape:
-    """A second image size: 8 rows and 4 columns more, so that height and width cannot be mixed up.
-
-    >>> other_size((3, 28, 28))
-    (3, 36, 32)
-    """
+    """A second image size: 8 rows and 4 columns more, so that height and width cannot be mixed up."""
     return (*shape[:-2], shape[-2] + 8, shape[-1] + 4)
 
 
-def odd_sizes(shape: Shape) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
+def odd_sizes(shape: Shape) -> tuple[list[Shape], list[Shape]]:
     """Two more image sizes, odd and not square: about half as large, and a little larger.
 
     Networks that look at whether a size is even, or small, do something else there. Of large images there are
     smaller sizes first, which cost less; a network may not run on them.
 
     >>> odd_sizes((3, 32, 32))
-    (((3, 17, 19),), ((3, 33, 35),))
+    ([(3, 17, 19)], [(3, 33, 35)])
     >>> odd_sizes((3, 224, 224))
-    (((3, 33, 39), (3, 113, 115)), ((3, 65, 71), (3, 225, 227)))
+    ([(3, 33, 39), (3, 113, 115)], [(3, 65, 71), (3, 225, 227)])
     """
     *rest, rows, columns = shape
     half, larger = (rows // 2 | 1, (columns // 2 + 2) | 1), ((rows + 1) | 1, (columns + 3) | 1)
     small, medium = (min(half[0], 33), min(half[1], 39)), (min(larger[0], 65), min(larger[1], 71))
-    first, second = (
-        dict.fromkeys((*rest, *size) for size in sizes) for sizes in ((small, half), (medium, larger))
-    )
-    return tuple(first), tuple(second)
+    first, second = dict.fromkeys((small, half)), dict.fromkeys((medium, larger))
+    return [(*rest, *size) for size in first], [(*rest, *size) for size in second]
 
 
 def fits(shape: Sequence[int], declared: Sequence[int | None]) -> bool:
@@ -129,11 +121,7 @@ def fits(shape: Sequence[int], declared: Sequence[int | None]) -> bool:
 
 
 def failure_on(model: nn.Module, shape: Shape) -> str | None:
-    """Why ``model`` does not run on two inputs of zeros; None where it does.
-
-    Raises:
-        TooLargeError: where it would take too much memory.
-    """
+    """Why ``model`` does not run on two inputs of zeros, or None; TooLargeError where memory is why."""
     held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     try:
         x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
@@ -153,11 +141,7 @@ def random_input(shape: Shape, seed: int, dtype: torch.dtype, device: torch.devi
 
 
 def in_batches(data: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """The user's inputs as the network takes them.
-
-    Raises:
-        UnreadableInputError: where they are beyond its dtype.
-    """
+    """The user's inputs as the network takes them; UnreadableInputError where they are beyond its dtype."""
     batches = torch.split(data.to(device, dtype), _USER_BATCH)
     if not all(bool(torch.isfinite(batch).all()) for batch in batches):
         raise UnreadableInputError(
@@ -177,6 +161,6 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def as_text(shape: Shape) -> str:
+def as_text(shape: Sequence[int]) -> str:
     """``(3, 28, 28)`` as people write it: 3×28×28."""
     return "×".join(map(str, shape))

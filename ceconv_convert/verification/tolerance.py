@@ -48,11 +48,9 @@ def relative_tolerance(dtype: torch.dtype, arithmetic: int = ARITHMETIC_EPS, *, 
 class Measure:
     """Worst absolute distances from the float64 reference, whose largest absolute value is ``scale``.
 
-    Attributes:
-        dtype: the model's; of an output of integers or bools, its own.
-        sum_of_products: largest sum of absolute products behind an output of a single layer: rounding is
-            relative to it. None is relative to ``scale``.
-        sensitivity: how far rounding inside the network may move the output, where that was computed.
+    ``dtype`` is the model's; of integers or bools, their own. Rounding is relative to ``scale``; in a single
+    layer, to its largest ``sum_of_products`` of absolute values. Rounding inside a network may move an
+    output by ``sensitivity``, where that was computed.
     """
 
     error: float
@@ -73,7 +71,6 @@ class Measure:
 
     @property
     def relative_error(self) -> float:
-        """The error over the largest output."""
         return self.error / self.scale if self.scale else float(self.error > 0)
 
     @property
@@ -92,9 +89,9 @@ class Measure:
 def pool(measures: Iterable[Measure]) -> Measure:
     """The largest of each distance over several inputs, for one output."""
     found = list(measures)
-    columns = zip(*((m.error, m.original_error, m.scale, m.sensitivity) for m in found), strict=True)
-    error, original_error, scale, sensitivity = map(max, columns)
-    return Measure(error, original_error, scale, found[0].dtype, sensitivity=sensitivity)
+    names = ("error", "original_error", "scale", "sensitivity")
+    worst = {name: max(getattr(measure, name) for measure in found) for name in names}
+    return Measure(dtype=found[0].dtype, **worst)
 
 
 def compare_tensors(found: Tensor, original: Tensor, exact: Tensor, dtype: torch.dtype) -> Measure:
@@ -113,8 +110,7 @@ def distances(found: Tensor, exact: Tensor) -> Tensor:
 
 def distance(found: Tensor, exact: Tensor) -> float:
     """Worst absolute difference, in float64; 0 for an empty tensor."""
-    difference = distances(found, exact)
-    return float(difference.max()) if difference.numel() else 0.0
+    return largest(distances(found, exact))
 
 
 def largest(exact: Tensor) -> float:
@@ -125,7 +121,7 @@ def largest(exact: Tensor) -> float:
 def mismatch(found: Tensor, original: Tensor, exact: Tensor) -> str | None:
     """Why two outputs cannot be compared by number, or None."""
     if found.shape != original.shape:
-        return f"it gives shape {as_text(tuple(found.shape))}, the original {as_text(tuple(original.shape))}"
+        return f"it gives shape {as_text(found.shape)}, the original {as_text(original.shape)}"
     if found.dtype != original.dtype:
         return f"it gives {found.dtype}, the original {original.dtype}"
     for tensor, whose in ((exact, "the reference"), (original, "the original"), (found, "it")):

@@ -17,43 +17,43 @@ class Case:
 
 
 @dataclass(frozen=True)
-class LayerCheck:
+class Check:
+    """What was found of one part of a network, by its path; ``problem`` is why it fails, or None."""
+
+    name: str
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class LayerCheck(Check):
     """One converted layer by itself, on ``random`` signs and on ``real`` features of the network.
 
     Measures are of the channel that comes closest to its tolerance; None where nothing was compared.
     """
 
-    name: str
     random: Measure | None
-    problem: str | None
     real: Measure | None = None
 
 
 @dataclass(frozen=True)
-class StepCheck:
+class StepCheck(Check):
     """The features after one step of the network, with all that came before it."""
 
-    name: str
     is_layer: bool
     features: Measure | None
-    problem: str | None
 
 
 @dataclass(frozen=True)
-class Symmetry:
+class Symmetry(Check):
     """Distances from equivariance, relative to the largest feature, when the hue rotates by one rotation.
 
-    Attributes:
-        name: the layer's path, whose features roll by one; or ``output``, which stays.
-        reason: why that is not expected, by design; None where it is.
-        candidate: None where it cannot be seen.
+    A layer's features roll by one, and ``output`` stays; ``reason`` is why that is not expected by design, or
+    None. ``candidate`` is None where it cannot be seen.
     """
 
-    name: str
     reason: str | None
     original: float
     candidate: float | None
-    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,6 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the candidate computes the same as the original."""
         return self.problem is None
 
     def __bool__(self) -> bool:
@@ -151,20 +150,17 @@ def verdict_summary(verdict: Verdict) -> dict[str, object]:
 
 def verdict_in_full(verdict: Verdict) -> dict[str, object]:
     """The verdict as plain data, for a report."""
-    cases = [
-        {"shape": list(case.shape), "output": case.output, **_measure_as_data(case.measure)}
-        for case in verdict.cases
-    ]
-    checks = ("layers", "steps", "symmetries", "agreement", "accuracy")
-    data = {name: _as_data(getattr(verdict, name)) for name in checks}
-    return {**verdict_summary(verdict), "cases": cases, **data}
+    names = ("cases", "layers", "steps", "symmetries", "agreement", "accuracy")
+    return verdict_summary(verdict) | {name: _as_data(getattr(verdict, name)) for name in names}
 
 
 def _as_data(value: object) -> object:
-    if isinstance(value, Measure):
-        return _measure_as_data(value)
     if isinstance(value, tuple):
         return [_as_data(item) for item in value]
+    if isinstance(value, Case):
+        return {"shape": list(value.shape), "output": value.output, **_measure_as_data(value.measure)}
+    if isinstance(value, Measure):
+        return _measure_as_data(value)
     if is_dataclass(value):
         return {field.name: _as_data(getattr(value, field.name)) for field in fields(value)}
     return value
