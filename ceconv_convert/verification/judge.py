@@ -11,25 +11,22 @@ from functools import cache
 
 from torch import Tensor, nn
 
-from ceconv_convert.errors import FOREIGN_FAILURES, first_line
+from ceconv_convert.errors import FOREIGN_FAILURES
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.surgery import copy_model
 from ceconv_convert.verification.decisions import accuracy, agreement
 from ceconv_convert.verification.equivariance import HueRotation
 from ceconv_convert.verification.evidence import Evidence, Progress
 from ceconv_convert.verification.layers import check_layer
-from ceconv_convert.verification.outputs import Outputs, Recording, record, run_module
+from ceconv_convert.verification.outputs import Outputs, Recording, record, run_candidate, run_module
 from ceconv_convert.verification.reference import Example
-from ceconv_convert.verification.shapes import as_text
-from ceconv_convert.verification.tolerance import Measure, compare_tensors, mismatch, pool
+from ceconv_convert.verification.tolerance import Measure, compare_tensors, pool
 from ceconv_convert.verification.verdict import Case, LayerCheck, StepCheck, Symmetry, Verdict
-
-Run = Callable[[Tensor], Outputs]
 
 
 def judge(
     evidence: Evidence,
-    run: Run,
+    run: Callable[[Tensor], Outputs],
     candidate: str,
     *,
     layers: Sequence[LayerCheck] = (),
@@ -47,13 +44,14 @@ def judge(
     found: list[Outputs] = []
     problem = None
     for done, example in enumerate(examples, 1):
-        compared = _compare(run, example)
-        if isinstance(compared, str):
-            problem = compared
+        x, own, exact = example.input, example.original.outputs, example.reference.outputs
+        outputs = run_candidate(run, x, own, exact)
+        if isinstance(outputs, str):
+            problem = outputs
             break
-        found.append(compared[0])
-        for index, measure in enumerate(compared[1]):
-            cases.append(Case(tuple(example.input.shape), index, measure))
+        found.append(outputs)
+        for index, measure in enumerate(_measures(outputs, example)):
+            cases.append(Case(tuple(x.shape), index, measure))
             measures[index].append(measure)
         if progress is not None:
             progress(done, len(examples))
@@ -134,25 +132,14 @@ def _first_problem(
     return None
 
 
-def _compare(run: Run, example: Example) -> tuple[Outputs, list[Measure]] | str:
-    """The outputs with a measure of each, or why they cannot be compared by number."""
-    x = example.input
-    try:
-        outputs = run(x)
-    except FOREIGN_FAILURES as failure:
-        return f"it does not run on {as_text(x.shape)}: {first_line(failure)}"
-    original, exact = example.original.outputs, example.reference.outputs
-    if len(outputs) != len(original):
-        return f"it gives {len(outputs)} outputs, the original {len(original)}"
-    measures = []
-    for tensors in zip(outputs, original, exact, strict=True):
-        problem = mismatch(*tensors)
-        if problem is not None:
-            return problem
-        measures.append(compare_tensors(*tensors, x.dtype))
-    if any(measure.problem for measure in measures):
-        measures = [
-            replace(measure, sensitivity=moved) if measure.dtype.is_floating_point else measure
-            for measure, moved in zip(measures, example.sensitivity, strict=True)
-        ]
-    return outputs, measures
+def _measures(found: Outputs, example: Example) -> list[Measure]:
+    """Of each output; rounding inside the network is considered where one fails without."""
+    pairs = zip(example.original.outputs, example.reference.outputs, strict=True)
+    dtype = example.input.dtype
+    measures = [compare_tensors(output, *pair, dtype) for output, pair in zip(found, pairs, strict=True)]
+    if not any(measure.problem for measure in measures):
+        return measures
+    return [
+        replace(measure, sensitivity=moved) if measure.dtype.is_floating_point else measure
+        for measure, moved in zip(measures, example.sensitivity, strict=True)
+    ]

@@ -12,24 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ceconv_convert.errors import FOREIGN_FAILURES, first_line
 from ceconv_convert.kernel.batch_norm import scale_and_shift, scaled
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
-from ceconv_convert.verification.shapes import as_text
-from ceconv_convert.verification.tolerance import (
-    Measure,
-    distance,
-    distances,
-    largest,
-    mismatch,
-    relative_tolerance,
-)
+from ceconv_convert.verification.outputs import run_candidate, run_module
+from ceconv_convert.verification.tolerance import Measure, distance, distances, largest, relative_tolerance
 from ceconv_convert.verification.verdict import LayerCheck
 
 _LONG_STRIDE = 32
@@ -103,10 +96,10 @@ def layer_example(
     with torch.no_grad():
         original, exact = layer.forward(x.clone()), spec
         for norm, shifts in norms:
-            scale, shift = (column.view(-1, 1, 1, 1) for column in _scale_and_shift(norm))
-            exact = scaled(exact, scale.flatten(), shift.flatten() if shifts else None)
-            original = original * scale.to(x.dtype)
-            original = original + shift.to(x.dtype) if shifts else original
+            scale, shift = _scale_and_shift(norm)
+            exact = scaled(exact, scale, shift if shifts else None)
+            original = original * scale.view(-1, 1, 1, 1).to(x.dtype)
+            original = original + shift.view(-1, 1, 1, 1).to(x.dtype) if shifts else original
         absolute, largest_input = exact.map(torch.abs), x.double().abs()
         if magnitude is not None:  # all windows without zeros are alike
             absolute = replace(absolute, padding=((0, 0), (0, 0)))
@@ -125,13 +118,11 @@ def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     return scale_and_shift(gamma, beta, norm.running_mean.double(), variance, norm.eps)
 
 
-def check_layer(
-    name: str, run: Callable[[Tensor], Tensor], on_signs: LayerExample, *real: LayerExample
-) -> LayerCheck:
-    """A converted layer against the original, on signs and on what it sees inside the network."""
+def check_layer(name: str, run: Callable[[Tensor], Tensor], *examples: LayerExample) -> LayerCheck:
+    """A converted layer against the original, on signs and then on what it sees inside the network."""
     measures: list[Measure] = []
     problem = None
-    for example in (on_signs, *real):
+    for example in examples:
         measure = _measure(run, example)
         if isinstance(measure, str):
             return LayerCheck(name, measure, measures[0] if measures else None)
@@ -156,14 +147,10 @@ def _measure(run: Callable[[Tensor], Tensor], example: LayerExample) -> Measure 
     if not own <= max(bound, relative_tolerance(dtype) * float(example.sums_of_products.max())):
         # It would widen the tolerance until anything passes.
         return f"the original is {own:.1e} from its own closed form"
-    try:
-        with torch.no_grad():
-            found = run(example.input.clone())
-    except FOREIGN_FAILURES as failure:
-        return f"it does not run on {as_text(example.input.shape)}: {first_line(failure)}"
-    problem = mismatch(found, example.original, exact)
-    if problem is not None:
-        return problem
+    outputs = run_candidate(partial(run_module, run), example.input, (example.original,), (exact,))
+    if isinstance(outputs, str):
+        return outputs
+    (found,) = outputs
     columns = (distances(found, exact), distances(example.original, exact), exact.abs())
     errors, originals, scales = (column.flatten(2).amax((0, 2)).tolist() for column in columns)
     channels = zip(errors, originals, scales, example.sums_of_products.tolist(), strict=True)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.errors import VerificationError
+from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
+from ceconv_convert.verification.shapes import as_text
 
 Outputs = tuple[Tensor, ...]
 StepKey = tuple[str, int]
@@ -111,6 +112,27 @@ def flatten(outputs: object) -> Outputs:
     raise VerificationError(
         f"the network gives {type(outputs).__name__}, which cannot be compared: expected tensors"
     )
+
+
+def run_candidate(
+    run: Callable[[Tensor], Outputs], x: Tensor, original: Outputs, exact: Outputs
+) -> Outputs | str:
+    """A candidate's outputs on ``x``, or why they cannot be compared with the original's by number."""
+    try:
+        outputs = run(x)
+    except FOREIGN_FAILURES as failure:
+        return f"it does not run on {as_text(x.shape)}: {first_line(failure)}"
+    if len(outputs) != len(original):
+        return f"it gives {len(outputs)} outputs, the original {len(original)}"
+    for found, own, truth in zip(outputs, original, exact, strict=True):
+        if found.shape != own.shape:
+            return f"it gives shape {as_text(found.shape)}, the original {as_text(own.shape)}"
+        if found.dtype != own.dtype:
+            return f"it gives {found.dtype}, the original {own.dtype}"
+        for tensor, whose in ((truth, "the reference"), (own, "the original"), (found, "it")):
+            if not bool(torch.isfinite(tensor).all()):
+                return f"{whose} gives NaN or Inf"
+    return outputs
 
 
 def leaf_names(network: nn.Module, layers: Collection[str]) -> list[str]:

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ceconv_convert.verification.shapes import as_text
-
 MULTIPLE = 4
 """Largest error, in multiples of the original's own …"""
 ARITHMETIC_EPS = 16
@@ -116,15 +114,3 @@ def distance(found: Tensor, exact: Tensor) -> float:
 def largest(exact: Tensor) -> float:
     """Largest absolute value; 0 for an empty tensor."""
     return float(exact.to(torch.float64).abs().max()) if exact.numel() else 0.0
-
-
-def mismatch(found: Tensor, original: Tensor, exact: Tensor) -> str | None:
-    """Why two outputs cannot be compared by number, or None."""
-    if found.shape != original.shape:
-        return f"it gives shape {as_text(found.shape)}, the original {as_text(original.shape)}"
-    if found.dtype != original.dtype:
-        return f"it gives {found.dtype}, the original {original.dtype}"
-    for tensor, whose in ((exact, "the reference"), (original, "the original"), (found, "it")):
-        if not bool(torch.isfinite(tensor).all()):
-            return f"{whose} gives NaN or Inf"
-    return None
