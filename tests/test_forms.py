@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ceconv_convert.conversion.read_module import read_layer
 from ceconv_convert.errors import SpecError
 from ceconv_convert.forms.conv3d import CircularConv3d, ColorStackConv3d
-from ceconv_convert.forms.table import FORMS, form_named
+from ceconv_convert.forms.table import FORMS, TABLE, form_named
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.color import hue_rotation_matrix
@@ -172,3 +173,29 @@ def test_conv3d_layers_are_conv3d_and_others_are_refused_as_circular():
 def test_a_form_that_does_not_exist():
     with pytest.raises(SpecError, match="one of conv3d, conv2d, fourier; found 'fft'"):
         form_named("fft")
+
+
+@pytest.mark.parametrize("form", [form for form in TABLE if form.factors], ids=lambda form: form.name)
+@GOLDEN
+def test_factors_are_the_layer(golden, form):
+    """What the compiler writes, in PyTorch: T, one grouped convolution, U."""
+    spec = read_layer(golden.layer(torch.float64))
+    if not form.applies(spec):
+        pytest.skip("the form does not apply")
+    factors, x = form.factors(spec), golden.input.double()
+    x = x.unflatten(1, (-1, spec.in_rotations)) if x.dim() == 4 else x
+    x = x.transpose(1, 2)  # [B, N_in, I, H, W]
+    if factors.forward is not None:
+        x = torch.einsum("mj,bj...->bm...", factors.forward, x)
+    (top, bottom), (left, right) = spec.padding
+    weight, bias = factors.weight, None if factors.bias is None else factors.bias.flatten()
+    kernels, groups = weight.flatten(0, 2).flatten(1, 2), len(weight)
+    y = F.conv2d(
+        F.pad(x.flatten(1, 2), (left, right, top, bottom)), kernels, bias, spec.stride, groups=groups
+    )
+    y = y.unflatten(1, (-1, spec.out_channels))  # [B, g·a, O, H', W']
+    if factors.inverse is not None:
+        y = torch.einsum("rm,bm...->br...", factors.inverse, y)
+    # A stored matrix of float32 is a hue rotation up to its eps.
+    tolerance = 1e-6 if isinstance(spec, LiftingSpec) else 1e-12
+    assert relative(y.transpose(1, 2), golden.output_float64) <= tolerance

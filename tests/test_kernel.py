@@ -243,15 +243,12 @@ def test_every_field_is_known_to_the_forms_test():
     ("rotations", "width"), [*((n, 1) for n in range(2, 25)), *((n, 2) for n in range(2, 25, 2))]
 )
 def test_the_fourier_products_are_the_cyclic_correlation(rotations, width):
-    transform = transform_of(rotations, width)
+    forward, weight, inverse = transform_of(rotations, width)
     products = 1 + (rotations % 2 == 0) + 3 * ((rotations - 1) // 2)
     groups = products if width == 1 else rotations // 2
-    assert (len(transform.weight), len(transform.forward)) == (groups, width * groups)
-    forward, inverse = (
-        transform.forward.unflatten(0, (-1, width)),
-        transform.inverse.unflatten(1, (-1, width)),
-    )
-    found = torch.einsum("rga,gacd,gcj->rdj", inverse, transform.weight, forward)
+    assert (len(weight), len(forward)) == (groups, width * groups)
+    forward, inverse = forward.unflatten(0, (-1, width)), inverse.unflatten(1, (-1, width))
+    found = torch.einsum("rga,gacd,gcj->rdj", inverse, weight, forward)
     expected = torch.zeros(rotations, rotations, rotations, dtype=torch.float64)
     for r in range(rotations):
         for d in range(rotations):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ceconv_convert.forms.target import TargetLayer, as_parameter, symmetric_padding
+from ceconv_convert.forms.target import TargetLayer, as_parameter, symmetric_padding, without_numbers
 from ceconv_convert.kernel.expand import expand
 from ceconv_convert.kernel.rotation_major import flatten_rotations
 from ceconv_convert.kernel.spec import KernelSpec
@@ -24,16 +24,9 @@ class ExpandedConv2d(TargetLayer, nn.Conv2d):
     form = "conv2d"
 
     def __init__(self, spec: KernelSpec) -> None:
-        super().__init__(
-            spec.in_channels * spec.in_rotations,
-            spec.out_channels * spec.out_rotations,
-            spec.kernel_size,
-            stride=spec.stride,
-            padding=symmetric_padding(spec),
-            bias=spec.bias is not None,
-            device="meta",  # the spec's parameters follow; draw no random numbers for these
-            dtype=spec.dtype,
-        )
+        channels = (spec.in_channels * spec.in_rotations, spec.out_channels * spec.out_rotations)
+        padding = symmetric_padding(spec)
+        super().__init__(*channels, spec.kernel_size, spec.stride, padding, **without_numbers(spec))
         self.take_over(spec)
         self.weight = as_parameter(expand(spec))
         if spec.bias is not None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ceconv_convert.errors import SpecError
-from ceconv_convert.forms.target import TargetLayer, as_parameter, symmetric_padding
+from ceconv_convert.forms.target import TargetLayer, as_parameter, symmetric_padding, without_numbers
 from ceconv_convert.kernel.circular import (
     as_cyclic,
     conv3d_weight,
@@ -41,7 +41,8 @@ class DepthConv3d(TargetLayer, nn.Conv3d):
     form = "conv3d"
     order: ColorOrder
 
-    def __init__(self, spec: KernelSpec, weight: Tensor, depth_stride: int) -> None:
+    def __init__(self, spec: KernelSpec, depth_stride: int) -> None:
+        weight = conv3d_weight(spec)
         out_channels, in_channels, *kernel_size = weight.shape
         super().__init__(
             in_channels,
@@ -49,9 +50,7 @@ class DepthConv3d(TargetLayer, nn.Conv3d):
             (kernel_size[0], kernel_size[1], kernel_size[2]),
             stride=(depth_stride, *spec.stride),
             padding=(0, *symmetric_padding(spec)),
-            bias=spec.bias is not None,
-            device="meta",  # the spec's parameters follow; draw no random numbers for these
-            dtype=spec.dtype,
+            **without_numbers(spec),
         )
         self.take_over(spec)
         self.weight = as_parameter(weight)
@@ -101,7 +100,7 @@ class CircularConv3d(DepthConv3d):
     def __init__(self, spec: KernelSpec) -> None:
         if as_cyclic(spec) is None:
             raise SpecError("the lifting layer is not cyclic over its colors: build a ColorStackConv3d")
-        super().__init__(spec, conv3d_weight(spec), depth_stride=1)
+        super().__init__(spec, depth_stride=1)
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, I, N, H, W]``, or flat, ``[B, I·N, H, W]``, → ``[B, O, N_out, H', W']``."""
@@ -133,7 +132,7 @@ class ColorStackConv3d(DepthConv3d):
     transformation_matrix: nn.Parameter
 
     def __init__(self, spec: KernelSpec) -> None:
-        super().__init__(spec, conv3d_weight(spec), depth_stride=3)
+        super().__init__(spec, depth_stride=3)
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, 3, H, W]``, or with a rotation axis of 1, → ``[B, O, N_out, H', W']``."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ceconv_convert.forms.target import TargetLayer, as_parameter, symmetric_padding
+from ceconv_convert.forms.target import TargetLayer, as_parameter, symmetric_padding, without_numbers
 from ceconv_convert.kernel.cyclic_fourier import fourier_factors
 from ceconv_convert.kernel.rotation_major import unflatten_rotations
 from ceconv_convert.kernel.spec import KernelSpec
@@ -31,17 +31,12 @@ class FourierConv2d(TargetLayer, nn.Conv2d):
 
     def __init__(self, spec: KernelSpec) -> None:
         factors = fourier_factors(spec)
-        products = len(factors.weight)
+        groups = len(factors.weight)
         super().__init__(
-            products * spec.in_channels,
-            products * spec.out_channels,
-            spec.kernel_size,
-            stride=spec.stride,
+            *(groups * spec.in_channels, groups * spec.out_channels, spec.kernel_size, spec.stride),
             padding=symmetric_padding(spec),
-            groups=products,
-            bias=False,
-            device="meta",  # the spec's parameters follow; draw no random numbers for these
-            dtype=spec.dtype,
+            groups=groups,
+            **without_numbers(spec),
         )
         self.take_over(spec)
         self.weight = as_parameter(factors.weight.flatten(0, 2).flatten(1, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,6 +42,11 @@ class TargetLayer(nn.Module):
     def pad_excess(self, x: Tensor) -> Tensor:
         """``[…, H, W]`` with the zeros of ``padding_excess`` around it."""
         return F.pad(x, self.padding_excess) if any(self.padding_excess) else x
+
+
+def without_numbers(spec: KernelSpec) -> dict[str, Any]:
+    """Arguments of a torch convolution whose parameters follow: it draws no random numbers for its own."""
+    return {"bias": False, "device": "meta", "dtype": spec.dtype}
 
 
 def symmetric_padding(spec: KernelSpec) -> Pair:

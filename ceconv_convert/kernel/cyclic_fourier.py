@@ -19,7 +19,6 @@ No approximation is involved: Σ_gac U[r, ga] V[g, a, c, d] T[gc, j] is 1 where 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,22 +28,15 @@ from ceconv_convert.kernel.factored import Factored, bias_of_first
 from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec
 
 
-@dataclass(frozen=True, eq=False)
-class Transform:
-    """The three matrices, float64: T ``[g·b, N]``, V ``[g, b, b, N]`` and U ``[N, g·b]``."""
+def transform_of(rotations: int, width: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """T ``[g·b, N]``, V ``[g, b, b, N]`` and U ``[N, g·b]``, float64, for N ``rotations``.
 
-    forward: Tensor
-    weight: Tensor
-    inverse: Tensor
-
-
-def transform_of(rotations: int, width: int = 1) -> Transform:
-    """T, V and U for N ``rotations``; ``width`` is b: 1, or 2 for products of pairs.
+    ``width`` is b: 1, or 2 for products of pairs.
 
     Raises:
         SpecError: for fewer than two rotations, or an odd number of them where the width is 2.
 
-    >>> [transform_of(10, width).weight.shape[0] for width in (1, 2)]
+    >>> [len(transform_of(10, width)[1]) for width in (1, 2)]
     [14, 5]
     """
     if rotations < 2:
@@ -59,7 +51,7 @@ def transform_of(rotations: int, width: int = 1) -> Transform:
             inverse = 8 / (3 * rotations) * (angles + 2 * a).cos()
             rows.append(((angles + a).cos(), (angles - a).cos(), inverse))
     forward, weight, inverses = (torch.stack(row) for row in zip(*rows, strict=True))
-    return Transform(forward, weight[:, None, None], inverses.T.contiguous())
+    return forward, weight[:, None, None], inverses.T.contiguous()
 
 
 def fourier_factors(spec: KernelSpec, width: int = 1) -> Factored:
@@ -73,13 +65,12 @@ def fourier_factors(spec: KernelSpec, width: int = 1) -> Factored:
             "the Fourier form is of cyclic layers with as many rotations out as in, and at least 2, "
             f"found {spec.in_rotations} and {spec.out_rotations}"
         )
-    transform = transform_of(spec.in_rotations, width)
-    factors = transform.weight.to(spec.weight.device)
-    weight = torch.einsum("gacd,oidhw->gaocihw", factors, spec.weight.double()).to(spec.dtype)
+    forward, factors, inverse = transform_of(spec.in_rotations, width)
+    kernels = spec.weight.double()
+    weight = torch.einsum("gacd,oidhw->gaocihw", factors.to(kernels), kernels).to(spec.dtype)
     # All rotations have the bias alike: it is on the product of frequency 0, whose column in U is constant.
-    bias = None if spec.bias is None else spec.bias / transform.inverse[0, 0]
-    bias = bias_of_first(bias, transform.forward.shape[0])
-    return Factored(weight, bias, transform.forward, transform.inverse)
+    bias = None if spec.bias is None else spec.bias / inverse[0, 0]
+    return Factored(weight, bias_of_first(bias, len(forward)), forward, inverse)
 
 
 def fourier_applies(spec: KernelSpec, width: int = 1) -> bool:
@@ -89,7 +80,7 @@ def fourier_applies(spec: KernelSpec, width: int = 1) -> bool:
     return cyclic and rotations > width and rotations % width == 0
 
 
-def _pairs(rotations: int) -> Transform:
+def _pairs(rotations: int) -> tuple[Tensor, Tensor, Tensor]:
     """N/2 products of pairs: k = 0 with k = N/2, and the real with the imaginary part of all others."""
     if rotations % 2:
         raise SpecError(f"products of pairs need an even number of rotations, found {rotations}")
@@ -103,7 +94,7 @@ def _pairs(rotations: int) -> Transform:
         inverse += [2 * cos / rotations, -2 * sin / rotations]
         blocks += [cos, -sin, sin, cos]
     weight = torch.stack(blocks).reshape(-1, 2, 2, rotations)
-    return Transform(torch.stack(forward), weight, torch.stack(inverse, dim=1))
+    return torch.stack(forward), weight, torch.stack(inverse, dim=1)
 
 
 def _angles(rotations: int, frequency: int) -> Tensor:

@@ -50,6 +50,6 @@ def _fit(spec: LiftingSpec) -> tuple[Tensor, Tensor, float]:
     rotations = spec.out_rotations
     angles = [2 * math.pi * r / rotations for r in range(rotations)]
     transform = torch.tensor([[1.0, math.cos(a), math.sin(a)] for a in angles], dtype=torch.float64)
-    powers = matrix_powers(spec.matrix.double(), rotations).flatten(1)  # [N, 9]
+    powers = matrix_powers(spec.matrix.detach().double(), rotations).flatten(1)  # [N, 9]
     parts = torch.linalg.lstsq(transform, powers).solution  # [3, 9]
     return transform, parts.unflatten(1, (3, 3)), float((transform @ parts - powers).abs().max())

@@ -1,12 +1,12 @@
 """What the compiler notes beside the nodes and values of a graph, for the passes that follow.
 
-| note     | beside | what it is                              | set by               | read by      |
-|----------|--------|-----------------------------------------|----------------------|--------------|
-| `layer`  | node   | what a node of the dialect computes     | compile, fold_norms  | all passes   |
-| `form`   | node   | how its layer is written                | choose               | write_layer  |
-| `layout` | value  | of a rotation-major value; else None    | form_regions, choose | later passes |
-| `rank`   | value  | that it was written in; images are flat | lower, write_layer   | ranks, lower |
-| `size`   | value  | height and width, of some values alike  | lower, write_layer   | ranks, lower |
+| note     | beside | what it is                              | set by               | read by        |
+|----------|--------|-----------------------------------------|----------------------|----------------|
+| `layer`  | node   | what a node of the dialect computes     | compile, fold_norms  | all passes     |
+| `form`   | node   | how its layer is written                | choose               | write_layer    |
+| `layout` | value  | of a rotation-major value; else None    | form_regions, choose | later passes   |
+| `rank`   | value  | that it was written in; images are flat | lower, write_layer   | editing, lower |
+| `size`   | value  | height and width, of some values alike  | lower, write_layer   | editing, lower |
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading and changing a graph: constants, and nodes in their places."""
+"""Reading and changing a graph: constants, nodes in their places, and the ranks of features."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from ceconv_convert.onnx.notes import FLAT, Layout, notes
 
 Array = NDArray[Any]
 
@@ -74,3 +76,24 @@ def shape_of(value: ir.Value | None) -> list[int | str] | None:
         return None
     dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
     return None if any(dim is None for dim in dims) else [dim for dim in dims if dim is not None]
+
+
+def in_rank(before: ir.Node, value: ir.Value, rank: int, layout: Layout) -> ir.Value:
+    """A rotation-major ``value`` in the rank FLAT or SPLIT; height and width stay dynamic."""
+    if notes(value).rank == rank:
+        return value
+    middle = (layout.rotations * layout.padded,) if rank == FLAT else (layout.rotations, layout.padded)
+    size = notes(value).size
+    if size.value is None:  # of this value: another one of the same size may be inside of a fused operator
+        size.value = insert(before, "Shape", [value], {"start": notes(value).rank - 2})
+    head = add_constant(before, "shape_" + "_".join(map(str, middle)), [0, *middle])  # 0: the batch, as it is
+    shape = insert(before, "Concat", [head, size.value], {"axis": 0})
+    return noted(insert(before, "Reshape", [value, shape]), rank, value)
+
+
+def noted(value: ir.Value, rank: int, as_large_as: ir.Value | None = None) -> ir.Value:
+    """``value``, with a note on its rank, and on another value of the same height and width."""
+    notes(value).rank = rank
+    if as_large_as is not None:
+        notes(value).size = notes(as_large_as).size
+    return value

@@ -8,8 +8,7 @@ import onnx_ir as ir
 from ceconv_convert.onnx.boundaries import Boundary
 from ceconv_convert.onnx.dialect import FROM_MAJOR, MAJOR_LAYER, TO_MAJOR, is_dialect
 from ceconv_convert.onnx.notes import FLAT, SPLIT, Layout, layer_of, layout_of, major_layout, notes
-from ceconv_convert.onnx.passes.editing import Array, add_constant, constant, insert, replace
-from ceconv_convert.onnx.passes.ranks import in_rank, noted
+from ceconv_convert.onnx.passes.editing import Array, add_constant, constant, in_rank, insert, noted, replace
 from ceconv_convert.onnx.passes.write_layer import write_layer
 
 _FLAT_POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
@@ -30,8 +29,10 @@ def lower(graph: ir.Graph) -> list[Boundary[ir.Value]]:
     for node in list(graph):
         major = [value for value in node.inputs if layout_of(value) is not None]
         if is_dialect(node, MAJOR_LAYER):
-            made = write_layer(node)
-            boundaries.append(_boundary(node, made))
+            made, layer, x = write_layer(node), layer_of(node), node.inputs[0]
+            if x is not None:
+                entered = layout_of(x) is not None
+                boundaries.append(Boundary(layer.name, x, made, entered, True, layer.norms))
         elif is_dialect(node, TO_MAJOR):
             made = _enter(node)
         elif is_dialect(node, FROM_MAJOR):
@@ -47,14 +48,6 @@ def lower(graph: ir.Graph) -> list[Boundary[ir.Value]]:
             notes(made).layout = layout_of(node.outputs[0])
         replace(node, made)
     return boundaries
-
-
-def _boundary(node: ir.Node, made: ir.Value) -> Boundary[ir.Value]:
-    """Of a layer whose output is now ``made``."""
-    layer, x = layer_of(node), node.inputs[0]
-    if x is None:
-        raise ValueError(f"the layer {layer.name} has no input")
-    return Boundary(layer.name, x, made, layout_of(x) is not None, True, layer.norms)
 
 
 def _enter(node: ir.Node) -> ir.Value:

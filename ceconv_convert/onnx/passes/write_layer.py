@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.onnx.notes import FLAT, SPLIT, Layout, layer_of, layout_of, major_layout, notes
-from ceconv_convert.onnx.passes.editing import add_constant, insert
-from ceconv_convert.onnx.passes.ranks import in_rank, noted
+from ceconv_convert.onnx.passes.editing import add_constant, in_rank, insert, noted
 
 
 def write_layer(node: ir.Node) -> ir.Value:
