@@ -270,7 +270,10 @@ def test_shards_with_their_index(tmp_path):
     assert torch.equal(load(index).linear.weight, state_of()["linear.weight"])
     for content, sentence in [
         ({"weight_map": weight_map | {"x": "a-1.safetensors"}}, "names 'x', which is not in a-1.safetensors"),
-        ({"weight_map": {"x": "../a-1.safetensors"}}, "does not lie beside it"),
+        (
+            {"weight_map": {"x": "../a-1.safetensors"}},
+            "'../a-1.safetensors', which is no shard that lies beside it",
+        ),
         ({"weight_map": {"x": "b.safetensors"}}, "b.safetensors cannot be read"),
         ({"weights": {}}, "cannot be read as an index of safetensors shards"),
         ([], "cannot be read as an index of safetensors shards"),

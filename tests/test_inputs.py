@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from ceconv_convert import user_inputs
 from ceconv_convert.errors import UnreadableInputError
-from ceconv_convert.user_inputs import arrays
-from ceconv_convert.user_inputs.read import read_inputs
+from ceconv_convert.user_inputs import read_inputs
 
 SMALL = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
 
@@ -169,7 +169,7 @@ def test_an_encrypted_archive(tmp_path):
 
 
 def test_more_than_memory_should_hold_is_refused_by_its_header(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "LIMIT", 2**16)
+    monkeypatch.setattr(user_inputs, "LIMIT", 2**16)
     np.savez_compressed(tmp_path / "a.npz", images=np.zeros((1, 3, 128, 128), np.uint8))
     np.save(tmp_path / "a.npy", np.zeros((1, 3, 128, 128), np.uint8))
     save_file({"x": torch.zeros(1, 3, 128, 128, dtype=torch.uint8)}, tmp_path / "a.safetensors")
@@ -401,7 +401,7 @@ def test_there_may_be_too_little_memory(tmp_path, monkeypatch):
     def without_memory(*_, **__):
         raise MemoryError("Unable to allocate 3.00 GiB")
 
-    monkeypatch.setattr(arrays.npy, "read_array", without_memory)
+    monkeypatch.setattr(user_inputs.npy, "read_array", without_memory)
     refused(tmp_path / "a.npy", "cannot be read as inputs: Unable to allocate 3.00 GiB")
 
 

@@ -184,20 +184,23 @@ def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | N
     with unchanged(files_of(path)):
         stored = open_stored(path)
         state = {
-            name: tensor.read() if name.endswith("transformation_matrix") else tensor.empty()
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
             for name, tensor in stored.tensors.items()
+        }
+        state |= {
+            name: stored.tensors[name].read() for name in state if name.endswith("transformation_matrix")
         }
         names = Weights(state).own_names(hidden)
         layers = {f"{layer.name}weight": layer for layer in layers_to_migrate(state, to, names)}
 
-        def chunks(name: str) -> Iterable[bytes | memoryview]:
+        def content(name: str) -> bytearray | memoryview:
             if name not in layers:
-                return stored.tensors[name].chunks()
+                return stored.tensors[name].content()
             layer = layers[name]
             numbers: Any = {key: stored.tensors[layer.name + key].read() for key in layer.factors}
             full = replace(layer, **numbers)
-            return [bytes_of(full.moved(full.effective_weight(), to))]
+            return bytes_of(full.moved(full.effective_weight(), to))
 
         made = _record(path, sha256_of(stored.files), to, layers.values())
         metadata = {**stored.metadata, provenance.KEY: provenance.as_text(made)}
-        write_stored(staged, migrate_state_dict(state, to, hidden=names), chunks, metadata)
+        write_stored(staged, migrate_state_dict(state, to, hidden=names), content, metadata)

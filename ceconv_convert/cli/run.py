@@ -35,7 +35,7 @@ from ceconv_convert.onnx.runtime import CONVOLVED
 from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.report.write import make_report, write_report
 from ceconv_convert.surgery import copy_model
-from ceconv_convert.user_inputs.read import read_inputs
+from ceconv_convert.user_inputs import read_inputs
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.hue_sweep import hue_circle
 from ceconv_convert.verification.shapes import as_text, random_input

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-import types
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -67,12 +66,9 @@ def allowed_by_user(names: Iterable[str]) -> dict[str, type]:
 
 
 def import_from(module_name: str, attribute: str, what: str) -> object:
-    """An attribute of a module of the user's.
+    """An attribute of a module of the user's, or an UnreadableInputError about ``what``.
 
     The working directory is searched last, as for ``python -m``: training code often sits there.
-
-    Raises:
-        UnreadableInputError: where it cannot be imported; ``what`` names it.
     """
     here = None
     try:
@@ -80,9 +76,8 @@ def import_from(module_name: str, attribute: str, what: str) -> object:
         sys.path.append(here)
         found: object = getattr(importlib.import_module(module_name), attribute)
     except FOREIGN_FAILURES as error:
-        raise UnreadableInputError(
-            f"{what} cannot be imported: {first_line(error)}; run where that module is installed"
-        ) from error
+        reason = f"{first_line(error)}; run where that module is installed"
+        raise UnreadableInputError(f"{what} cannot be imported: {reason}") from error
     finally:
         # This very entry, not an equal one, which ``python -m`` puts first.
         sys.path[:] = [entry for entry in sys.path if entry is not here]
@@ -104,17 +99,15 @@ class StandIns:
         if not issubclass(cls, nn.Module):
             return cls
 
-        def make(stand_in: type[nn.Module], *arguments: Any, **options: Any) -> nn.Module:
-            if arguments or options:
-                refuse()
+        def make(stand_in: type[nn.Module], *_arguments: Any, **_options: Any) -> nn.Module:
             self._made.append((object.__new__(stand_in), cls, name))
             return self._made[-1][0]
 
-        def refuse(*arguments: Any, **options: Any) -> None:
+        def refuse(*_arguments: Any, **_options: Any) -> None:
             raise TypeError(f"it calls the constructor of {cls.__name__}, which no saved module does")
 
         members = {"__new__": make, "__init__": refuse, "__module__": cls.__module__}
-        return types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(members))
+        return type(cls)(cls.__name__, (cls,), members)
 
     def restore(self) -> None:
         """Set the real class of every instance, and remember a published class name beside it."""

@@ -36,7 +36,7 @@ def signals_held() -> Iterator[None]:
     caught: list[int] = []
     with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
-            stack.callback(_raise_again, caught)
+            stack.callback(lambda: [signal.raise_signal(number) for number in caught])
             for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
                 before = signal.getsignal(number)
                 if before not in (None, signal.SIG_IGN):
@@ -45,14 +45,14 @@ def signals_held() -> Iterator[None]:
         yield
 
 
-def _raise_again(caught: list[int]) -> None:
-    for number in caught:
-        signal.raise_signal(number)
-
-
 def make_hidden_folder(parent: Path, removal: contextlib.ExitStack) -> Path:
     """Make a new folder in ``parent``, locked until ``removal`` is closed, which removes it."""
-    _remove_abandoned(parent)
+    for abandoned in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            lock = _lock(abandoned)
+            if os.fstat(lock).st_uid == os.geteuid():
+                shutil.rmtree(abandoned, ignore_errors=True)
+            os.close(lock)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         try:
@@ -77,14 +77,3 @@ def _lock(folder: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _remove_abandoned(parent: Path) -> None:
-    with contextlib.suppress(OSError):
-        for folder in parent.glob(f"{_PREFIX}*"):
-            with contextlib.suppress(OSError):
-                if fcntl is None or folder.lstat().st_uid != os.geteuid():
-                    continue
-                lock = _lock(folder)
-                shutil.rmtree(folder, ignore_errors=True)
-                os.close(lock)

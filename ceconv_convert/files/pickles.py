@@ -21,7 +21,6 @@ from torch import nn
 from ceconv_convert.errors import UnreadableInputError
 from ceconv_convert.files.class_names import StandIns, allowed_by_user, resolve
 from ceconv_convert.files.system import reading
-from ceconv_convert.files.zip_archive import MAGIC as ZIP
 from ceconv_convert.files.zip_archive import checked_archive
 
 _LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
@@ -42,17 +41,16 @@ def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
         names = _names_in(file)
     allowed = allowed_by_user(allow)
     classes = {name: allowed.get(name) or resolve(name) for name in names}
-    known = {name: cls for name, cls in classes.items() if cls is not None}
-    is_legacy = _is_legacy(file)
-    if len(known) < len(names):
-        refused = sorted({*names} - {*known})
+    refused = sorted(name for name, cls in classes.items() if cls is None)
+    if refused:
         flags = " ".join(f"--allow {name}" for name in refused)
         legacy = f"; if it is a whole module, first re-save it with a current torch, {_RESAVE}"
         raise UnreadableInputError(
-            f"{path} names what is not allowed ({', '.join(refused)}); nothing of it was run. If you trust "
-            f"it, and these are classes that are installed here, pass {flags}{legacy if is_legacy else ''}"
+            f"{path} names what is not allowed ({', '.join(refused)}); nothing of it was run. If you trust it, "
+            f"and these are classes that are installed here, pass {flags}{legacy if _is_legacy(file) else ''}"
         )
-    if is_legacy and any(issubclass(cls, nn.Module) for cls in known.values()):
+    known = {name: cls for name, cls in classes.items() if cls is not None}
+    if _is_legacy(file) and any(issubclass(cls, nn.Module) for cls in known.values()):
         raise UnreadableInputError(
             f"{path} is a whole module in torch's format from before 1.6, of which only weights are read: if "
             f"you trust it, re-save it with a current torch, {_RESAVE}, or pass --unsafe"
@@ -77,8 +75,7 @@ def read_unsafe(path: Path) -> object:
 def _load(file: io.BytesIO, path: Path, *, weights_only: bool) -> object:
     with reading(path, _KIND):
         found: object = torch.load(file, map_location="cpu", weights_only=weights_only)
-        read = file.tell()
-        if _is_legacy(file) and read != file.seek(0, io.SEEK_END):
+        if _is_legacy(file) and file.read(1):
             # A storage may have been read short, and left with uninitialized memory.
             raise ValueError("bytes follow the last of its storages")
     return found
@@ -89,19 +86,23 @@ def _open(path: Path, *, unsafe: bool = False) -> io.BytesIO:
     with reading(path, _KIND):
         with path.open("rb") as file:
             head = file.read(len(_LEGACY))
+        if head.startswith(b"PK"):
+            if not zipfile.is_zipfile(path):
+                raise ValueError("it is a truncated or damaged zip archive")
+            return checked_archive(path)
         if not head:
             raise ValueError("it is empty")
-        if head.startswith(ZIP) and zipfile.is_zipfile(path):
-            return checked_archive(path)
-        if head == _LEGACY or (unsafe and not head.startswith(ZIP[:2])):
-            whole = io.BytesIO(path.read_bytes())
-            if head == _LEGACY:
-                _check_storage_keys(whole)
-            return whole
-        if head.startswith(ZIP[:2]):
-            raise ValueError("it is a truncated or damaged zip archive")
-        hint = ": an .onnx file has no layers left to convert" if path.suffix == ".onnx" else ""
-        raise ValueError(f"it is not a file that torch.save writes{hint}")
+        if head != _LEGACY and not unsafe:
+            hint = ": an .onnx file has no layers left to convert" if path.suffix == ".onnx" else ""
+            raise ValueError(f"it is not a file that torch.save writes{hint}")
+        whole = io.BytesIO(path.read_bytes())
+        if _is_legacy(whole):
+            # A storage that the list of keys leaves out would keep uninitialized memory.
+            keys = [(code.name, text) for code, text, _ in pickletools.genops(_legacy_pickles(whole)[-1])]
+            texts = [text for name, text in keys if name == "BINUNICODE"]
+            if len(set(texts)) < len(texts) or any(name in ("BINGET", "LONG_BINGET") for name, _ in keys):
+                raise ValueError("it names a storage twice")
+        return whole
 
 
 def _is_legacy(file: io.BytesIO) -> bool:
@@ -116,14 +117,6 @@ def _legacy_pickles(file: io.BytesIO) -> list[bytes]:
         ends.append(file.tell())
     file.seek(0)
     return [file.getvalue()[start:end] for start, end in pairwise(ends)]
-
-
-def _check_storage_keys(file: io.BytesIO) -> None:
-    """A storage that the list of keys leaves out would keep uninitialized memory."""
-    keys = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(_legacy_pickles(file)[-1])]
-    texts = [argument for name, argument in keys if name == "BINUNICODE"]
-    if len(set(texts)) < len(texts) or any(name in ("BINGET", "LONG_BINGET") for name, _ in keys):
-        raise ValueError("it names a storage twice")
 
 
 def _names_in(file: io.BytesIO) -> list[str]:

@@ -22,14 +22,10 @@ def record(
     layers: Iterable[Mapping[str, object]],
     verdict: Mapping[str, object] | None,
 ) -> Record:
-    """What is known of a conversion.
+    """What is known of a conversion of the file ``source`` (its name and SHA-256), or of a live module's class.
 
-    Args:
-        source: the name of the file converted, or of the class of a live module.
-        sha256: of the file's bytes; None for a live module.
-        form: as planned, or ``ceconv`` for weights that went back; None where nothing is converted.
-        layers: one item for each converted layer.
-        verdict: on what is written; None where no network was run.
+    ``form`` is as planned, or ``ceconv`` for weights that went back, or None where nothing is converted;
+    ``verdict`` is on what is written, or None where no network was run.
     """
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
@@ -41,8 +37,8 @@ def record(
         "source_sha256": sha256,
         "form": form,
         "versions": versions,
-        "layers": [dict(layer) for layer in layers],
-        "verdict": None if verdict is None else dict(verdict),
+        "layers": list(layers),
+        "verdict": verdict,
     }
 
 

@@ -8,7 +8,7 @@ header, the numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from ceconv_convert.files.system import reading, stat_of, writing
 
 SHARD_INDEX = ".safetensors.index.json"
 _LENGTH = 8
-_CHUNK = 2**24
 _DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
     "BF16": torch.bfloat16,
@@ -47,27 +46,18 @@ class StoredTensor:
 
     def read(self) -> Tensor:
         """Its numbers, in memory of their own."""
-        content = bytearray()
-        for chunk in self.chunks():
-            content += chunk
+        content = self.content()
         flat = torch.frombuffer(content, dtype=self.dtype) if content else torch.empty(0, dtype=self.dtype)
         return flat.reshape(self.shape)
 
-    def chunks(self) -> Iterator[bytes]:
-        """Its bytes, a piece at a time."""
+    def content(self) -> bytearray:
+        """Its bytes; UnreadableInputError where the file has become shorter meanwhile."""
+        content = bytearray(self.stop - self.start)
         with reading(self.path), self.path.open("rb") as file:
             file.seek(self.start)
-            left = self.stop - self.start
-            while left:
-                piece = file.read(min(left, _CHUNK))
-                if not piece:
-                    raise UnreadableInputError(f"{self.path} became shorter while it was read")
-                left -= len(piece)
-                yield piece
-
-    def empty(self) -> Tensor:
-        """A tensor of its shape and dtype, without numbers."""
-        return torch.empty(self.shape, dtype=self.dtype, device="meta")
+            if file.readinto(content) < len(content):
+                raise UnreadableInputError(f"{self.path} became shorter while it was read")
+        return content
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +76,9 @@ def is_safetensors(path: Path) -> bool:
 
 def open_stored(path: Path) -> Stored:
     """What a file holds, or all the files that an index names; UnreadableInputError where one is damaged."""
-    return _open_shards(path) if path.name.endswith(SHARD_INDEX) else _open_file(path)
-
-
-def _open_file(path: Path) -> Stored:
     stat_of(path)
+    if path.name.endswith(SHARD_INDEX):
+        return _open_shards(path)
     with reading(path, " as safetensors"):
         with safe_open(path, "pt"):
             pass  # the library checks every entry of the header
@@ -110,16 +98,16 @@ def _open_file(path: Path) -> Stored:
 
 def _open_shards(index: Path) -> Stored:
     """In the index's order; a shard that is not beside the index is refused."""
-    stat_of(index)
     with reading(index, " as an index of safetensors shards"):
         entries = {str(key): str(name) for key, name in json.loads(index.read_text())["weight_map"].items()}
-        elsewhere = [name for name in entries.values() if name != Path(name).name]
-        if elsewhere:
-            raise ValueError(f"it names the shard {elsewhere[0]!r}, which does not lie beside it")
-        shards = {name: _open_file(index.with_name(name)) for name in dict.fromkeys(entries.values())}
-        missing = [key for key, name in entries.items() if key not in shards[name].tensors]
-        if missing:
-            raise ValueError(f"it names {missing[0]!r}, which is not in {entries[missing[0]]}")
+        shards = {}
+        for key, name in entries.items():
+            if name != Path(name).name or name.endswith(SHARD_INDEX):
+                raise ValueError(f"it names {name!r}, which is no shard that lies beside it")
+            if name not in shards:
+                shards[name] = open_stored(index.with_name(name))
+            if key not in shards[name].tensors:
+                raise ValueError(f"it names {key!r}, which is not in {name}")
     tensors = {key: shards[name].tensors[key] for key, name in entries.items()}
     metadata = {key: text for shard in shards.values() for key, text in shard.metadata.items()}
     return Stored(tensors, metadata, (index, *(index.with_name(name) for name in shards)))
@@ -128,12 +116,12 @@ def _open_shards(index: Path) -> Stored:
 def write_stored(
     path: Path,
     tensors: Mapping[str, Tensor],
-    chunks: Callable[[str], Iterable[bytes | memoryview]],
+    content: Callable[[str], bytearray | memoryview],
     metadata: Mapping[str, str],
 ) -> None:
     """Write a file one tensor after the other; raises OutputError where it cannot be written.
 
-    ``tensors`` have the shapes and dtypes to write, and may be on the meta device: ``chunks`` returns a
+    ``tensors`` have the shapes and dtypes to write, and may be on the meta device: ``content`` returns a
     tensor's bytes by its name, when its turn has come.
     """
     # As the format's own library orders them: wider numbers first, so that each is aligned.
@@ -152,8 +140,7 @@ def write_stored(
     with writing(path.name), path.open("wb") as file:
         file.write(len(text).to_bytes(_LENGTH, "little") + text)
         for name in order:
-            for piece in chunks(name):
-                file.write(piece)
+            file.write(content(name))
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import NoneType
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +20,18 @@ from ceconv_convert.kernel.spec import MOST_ROTATIONS, is_number
 
 _OVERLAP = 2
 """Largest total of all tensors, in sizes of their file: tied ones share their numbers."""
-_REGISTRIES: tuple[tuple[str, type, str], ...] = (
-    ("_parameters", nn.Parameter, "a parameter"),
-    ("_buffers", torch.Tensor, "a tensor"),
-    ("_modules", nn.Module, "a module"),
-)
-_HOOKS = frozenset(name for name in vars(nn.Module()) if "_hooks" in name)
-_REQUIRED_HOOKS = frozenset({"_forward_hooks", "_backward_hooks"})
+_REGISTRIES: dict[str, type] = {"_parameters": nn.Parameter, "_buffers": Tensor, "_modules": nn.Module}
+_STATE: dict[str, tuple[type, ...]] = {
+    **{name: (dict,) for name in vars(nn.Module()) if name in _REGISTRIES or "_hooks" in name},
+    "training": (bool,),
+    "_non_persistent_buffers_set": (set,),
+    "_is_full_backward_hook": (bool, NoneType),
+    "_compiled_call_impl": (NoneType,),
+    "_version": (int, NoneType),
+}
+"""Types of what torch keeps in every module."""
+_REQUIRED = {*_REGISTRIES, "training", "_forward_hooks", "_backward_hooks"}
 """Without them a module cannot be called; the others have defaults."""
-_SETTINGS: tuple[tuple[str, tuple[type, ...], str], ...] = (
-    ("training", (bool,), "a bool"),
-    ("_is_full_backward_hook", (bool, type(None)), "a bool or None"),
-    ("_compiled_call_impl", (type(None),), "None"),
-    ("_version", (int, type(None)), "a number"),
-)
 _DEEPEST = 100
 _MOST_PATHS = 10_000
 _MOST_REPEATED = 512
@@ -86,7 +84,7 @@ def _count_paths(
     if len(ancestors) > _DEEPEST:
         raise UnreadableInputError(f"modules are nested more than {_DEEPEST} deep, at {name}")
     if module not in counted:
-        problem = _registry_problem(vars(module)) or _attribute_problem(module)
+        problem = _problem(module)
         if problem is not None:
             raise UnreadableInputError(f"module {name or '(root)'} is damaged: {problem}")
         count = 1
@@ -98,37 +96,28 @@ def _count_paths(
     return counted[module]
 
 
-def _registry_problem(attributes: Mapping[Any, Any]) -> str | None:
-    for registry, kind, what in _REGISTRIES:
-        members = attributes.get(registry)
-        if not isinstance(members, dict):
-            return f"it has no {registry}"
-        for name, member in members.items():
-            if not isinstance(name, str) or "." in name or not name:
-                return f"{name!r} in {registry} is not a name"
-            if member is not None and not isinstance(member, kind):
-                return f"{name!r} in {registry} is {type(member).__name__}, not {what}"
-    return None
-
-
-def _attribute_problem(module: nn.Module) -> str | None:
+def _problem(module: nn.Module) -> str | None:
+    """How it differs from what torch saves, or None."""
     attributes = vars(module)
     for name in attributes:
-        if not isinstance(name, str):
-            return f"its attribute {name!r} has no name"
-        if name.startswith("__") or callable(getattr(type(module), name, None)):
-            return f"its attribute {name!r} hides a method"
-    for name in sorted(_HOOKS & attributes.keys() | _REQUIRED_HOOKS):
-        if not isinstance(attributes.get(name), dict) or attributes[name]:
+        if not isinstance(name, str) or name.startswith("__") or callable(getattr(type(module), name, None)):
+            return f"its attribute {name!r} is no name, or hides a method"
+    for name, kinds in _STATE.items():
+        found = attributes.get(name)
+        if (name in attributes or name in _REQUIRED) and not isinstance(found, kinds):
+            return f"its {name} is {type(found).__name__}: expected {kinds[0].__name__}"
+        if "_hooks" in name and found:
             return f"its {name} are not empty"
-    for name, kinds, what in _SETTINGS:
-        if not isinstance(attributes.get(name), kinds):
-            return f"its {name} is {type(attributes.get(name)).__name__}, not {what}"
-    unsaved = attributes.get("_non_persistent_buffers_set", set())
-    if not isinstance(unsaved, set) or not all(isinstance(name, str) for name in unsaved):
-        return "its _non_persistent_buffers_set is no set of names"
+    if not all(isinstance(name, str) for name in attributes.get("_non_persistent_buffers_set", ())):
+        return "its _non_persistent_buffers_set holds more than names"
+    for registry, kind in _REGISTRIES.items():
+        for name, member in attributes[registry].items():
+            is_name = isinstance(name, str) and name and "." not in name
+            if not is_name or not isinstance(member, (kind, NoneType)):
+                what = f"{type(member).__name__} {name!r}"
+                return f"its {registry} hold the {what}: expected {kind.__name__}, under a name without dots"
     for name in ("in_rotations", "out_rotations") if isinstance(module, TargetLayer) else ():
         count = attributes.get(name)
         if not is_number(count) or not 1 <= count <= MOST_ROTATIONS:
-            return f"its {name} is {shown(count)}, not 1 to {MOST_ROTATIONS}"
+            return f"its {name} is {shown(count)}: expected 1 to {MOST_ROTATIONS}"
     return None

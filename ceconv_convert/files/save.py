@@ -1,4 +1,4 @@
-"""Writing modules, checkpoints and tensors."""
+"""Writing modules, checkpoints and tensors; each raises OutputError where the file cannot be written."""
 
 from __future__ import annotations
 
@@ -23,20 +23,16 @@ def save_module(model: nn.Module, path: Path, made: Record | None = None) -> Non
 
 
 def save_object(thing: object, path: Path) -> None:
-    """A module or a checkpoint, as ``torch.save`` does; raises OutputError where it cannot be written."""
+    """A module or a checkpoint, as ``torch.save`` does."""
     # torch's own file object may fail a second time when it is closed.
     with writing(path.name), path.open("wb") as file:
         torch.save(thing, file)
 
 
 def save_tensors(state: Mapping[str, Tensor], path: Path, made: Record | None = None) -> None:
-    """A state dict as safetensors, with its record in the metadata.
+    """A state dict as safetensors, with its record in the metadata; tied tensors are written once each.
 
-    Tensors that share memory are written once each: the format has no sharing. The same tensors and record
-    give the same bytes, while the format's own library writes metadata in a random order.
-
-    Raises:
-        OutputError: where it cannot be written.
+    The same tensors and record give the same bytes: the format's own library writes metadata in random order.
     """
     metadata = {"format": "pt"} | ({KEY: as_text(made)} if made else {})
-    write_stored(path, state, lambda name: [bytes_of(state[name])], metadata)
+    write_stored(path, state, lambda name: bytes_of(state[name]), metadata)

@@ -11,14 +11,14 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from ceconv_convert.errors import OutputError
 from ceconv_convert.files.interruption import make_hidden_folder, signals_held
 from ceconv_convert.files.safetensors_io import SHARD_INDEX
-from ceconv_convert.files.system import name_of, real_path, writing
+from ceconv_convert.files.system import name_of, writing
 
 
 class Staging(contextlib.ExitStack):
@@ -40,20 +40,19 @@ class Staging(contextlib.ExitStack):
         super().__init__()
         self._inputs = tuple(inputs)
         self._force = force
-        self._staged: list[tuple[Path, Path]] = []  # an output, and its file in a folder of its own
+        self._staged: dict[Path, Path] = {}  # of each output, its file in a folder of its own
 
     def path_for(self, output: Path) -> Path:
         """Where to write what becomes ``output``, or the file that it links to."""
-        check_outputs([output], self._inputs, force=self._force)
-        target = real_path(output)
+        (target,) = check_outputs([output], self._inputs, force=self._force)
         with writing(output), signals_held():
             folder = make_hidden_folder(target.parent, self)
-            self._staged.append((target, folder / name_of(target)))  # some writers take UTF-8 names only
-        return self._staged[-1][1]
+            self._staged[target] = folder / name_of(target)  # some writers take UTF-8 names only
+        return self._staged[target]
 
     def staged(self, output: Path) -> Path:
         """What was written for ``output``, before it is put in place."""
-        return dict(self._staged)[real_path(output)]
+        return self._staged[Path(os.path.realpath(output))]
 
     def commit(self) -> None:
         """Flush every file, then move all into place; signals that come meanwhile wait until it is done.
@@ -61,7 +60,7 @@ class Staging(contextlib.ExitStack):
         An OutputError says why that failed; everything is as it was then.
         """
         moves = []
-        for output, staged in self._staged:
+        for output, staged in self._staged.items():
             for file in staged.parent.iterdir():
                 target = output if file == staged else output.with_name(file.name)
                 moves.append((file == staged, target, file))
@@ -89,21 +88,22 @@ class Staging(contextlib.ExitStack):
         self.close()
 
 
-def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path] = (), *, force: bool = False) -> None:
-    """Raise OutputError where one of ``outputs`` cannot be written, or would overwrite what it must not.
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path] = (), *, force: bool = False) -> list[Path]:
+    """The files that ``outputs`` name, through links; OutputError where one cannot or must not be written.
 
-    Links and other spellings of a name are followed; ``force`` allows to overwrite all but ``inputs``.
+    ``force`` allows to overwrite all but ``inputs``.
     """
-    targets = []
+    targets: list[Path] = []
     for output in outputs:
         with writing(output):
-            problem = _problem(output, real_path(output), inputs, force=force)
-            if problem is not None:
-                raise OutputError(f"{output} {problem}")
-            targets.append(real_path(output))
-    for output, target in zip(outputs, targets, strict=True):
-        if targets.count(target) > 1:
-            raise OutputError(f"{output} is written twice: give each output a name of its own")
+            target = Path(os.path.realpath(output))
+            problem = _problem(output, target, inputs, force=force)
+        if target in targets:
+            problem = "is written twice: give each output a name of its own"
+        if problem is not None:
+            raise OutputError(f"{output} {problem}")
+        targets.append(target)
+    return targets
 
 
 def _problem(output: Path, target: Path, inputs: Iterable[Path], *, force: bool) -> str | None:
@@ -131,9 +131,7 @@ def _create(file: Path, target: Path) -> Callable[[], None]:
     undo = partial(_remove, target, file.lstat())
     try:
         os.link(file, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links: take the name, then fill it
+    except OSError:  # it exists, or the file system has no hard links: take the name, then fill it
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         try:
             os.replace(file, target)

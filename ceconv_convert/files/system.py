@@ -8,13 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ceconv_convert.errors import (
-    FOREIGN_FAILURES,
-    ConversionError,
-    OutputError,
-    UnreadableInputError,
-    first_line,
-)
+from ceconv_convert import errors
 
 
 @contextmanager
@@ -22,10 +16,10 @@ def reading(path: Path, kind: str = "") -> Iterator[None]:
     """Turn whatever is raised about a file's bytes into an UnreadableInputError, "cannot be read{kind}"."""
     try:
         yield
-    except ConversionError:
+    except errors.ConversionError:
         raise
-    except FOREIGN_FAILURES as error:
-        raise UnreadableInputError(f"{path} cannot be read{kind}: {_reason(error)}") from error
+    except errors.FOREIGN_FAILURES as error:
+        raise errors.UnreadableInputError(f"{path} cannot be read{kind}: {_reason(error)}") from error
 
 
 @contextmanager
@@ -33,31 +27,30 @@ def writing(output: object) -> Iterator[None]:
     """Turn whatever is raised while ``output`` is written into an OutputError."""
     try:
         yield
-    except ConversionError:
+    except errors.ConversionError:
         raise
     except FileExistsError as error:
-        raise OutputError(f"{output} exists: pass --force to overwrite it") from error
-    except FOREIGN_FAILURES as error:
-        raise OutputError(f"{output} cannot be written: {_reason(error)}") from error
+        raise errors.OutputError(f"{output} exists: pass --force to overwrite it") from error
+    except errors.FOREIGN_FAILURES as error:
+        raise errors.OutputError(f"{output} cannot be written: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Without the error's number and the file's name."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else errors.first_line(error)
 
 
 def stat_of(path: Path) -> os.stat_result:
-    """The status of a regular file, through every link.
+    """The status of a regular file, through every link; UnreadableInputError where there is none.
 
-    Raises:
-        UnreadableInputError: where there is none. Pipes and devices are refused: they may have no end.
+    Pipes and devices are refused: they may have no end.
     """
     with reading(path):
         found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-        raise UnreadableInputError(f"{path} is {kind}")
+        raise errors.UnreadableInputError(f"{path} is {kind}")
     return found
-
-
-def real_path(path: Path) -> Path:
-    """The file that ``path`` names, through every link; it need not exist."""
-    return Path(os.path.realpath(path))
 
 
 def name_of(path: Path) -> str:
@@ -67,8 +60,3 @@ def name_of(path: Path) -> str:
     'b�.pt'
     """
     return path.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def _reason(error: BaseException) -> str:
-    """Without the error's number and the file's name."""
-    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)

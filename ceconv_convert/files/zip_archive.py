@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import io
 import shutil
-import struct
 import zipfile
 from itertools import zip_longest
 from pathlib import Path
 
-MAGIC = b"PK\x03\x04"
 _CHUNK = 2**20
 _PROGRAMS = {
     "constants.pkl": "a TorchScript program of torch.jit.save",
@@ -22,13 +20,14 @@ _PROGRAMS = {
     "serialized_exported_program.json": "a program of torch.export.save",
 }
 """Files without module classes, by an entry that only they have."""
+_DESCRIPTOR, _DESCRIPTOR_SIZES = b"PK\x07\x08", (16, 24)
+"""What may follow an entry: this signature, the checksum and both sizes, in 32 or 64 bits."""
 
 
 def checked_archive(path: Path) -> io.BytesIO:
     """The archive in a file, with nothing but the entries whose bytes are as they were written.
 
-    Raises:
-        Exception: of ``zipfile`` or a ValueError, where it is damaged, compressed, or holds a program.
+    Raises an error of ``zipfile``, or ValueError, where it is damaged, compressed, or holds a program.
     """
     whole = io.BytesIO()
     with path.open("rb") as file, zipfile.ZipFile(file) as found, zipfile.ZipFile(whole, "w") as made:
@@ -48,7 +47,6 @@ def checked_archive(path: Path) -> io.BytesIO:
             if entry.filename.lower() in seen:  # torch's reader ignores case
                 raise ValueError(f"it has the entry {entry.filename!r} twice")
             seen.add(entry.filename.lower())
-            descriptors = _descriptors(entry)
             if not has_checksums:
                 del entry.CRC  # zipfile compares it wherever there is one
             record = zipfile.ZipInfo(f"archive/{entry.filename.removeprefix(folder)}")
@@ -57,16 +55,8 @@ def checked_archive(path: Path) -> io.BytesIO:
             copy = made.open(record, "w") if is_record else io.BytesIO()
             with copy as target, found.open(entry) as content:
                 shutil.copyfileobj(content, target, _CHUNK)
-            stop = following.header_offset if following else found.start_dir
-            between = file.read(stop - file.tell())
-            if between and between not in descriptors:
+            between = file.read((following.header_offset if following else found.start_dir) - file.tell())
+            if between and not (between.startswith(_DESCRIPTOR) and len(between) in _DESCRIPTOR_SIZES):
                 raise ValueError(f"its entry {entry.filename!r} is not where its directory says, or as large")
     whole.seek(0)
     return whole
-
-
-def _descriptors(entry: zipfile.ZipInfo) -> list[bytes]:
-    """What may follow an entry's bytes: a signature, the checksum and both sizes, in 32 or 64 bits."""
-    fields = (b"PK\x07\x08", entry.CRC, entry.file_size, entry.file_size)
-    forms = ("<4s3L", "<4sL2Q") if entry.file_size < 2**32 else ("<4sL2Q",)
-    return [struct.pack(form, *fields) for form in forms]

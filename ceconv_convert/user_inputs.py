@@ -1,0 +1,237 @@
+"""The user's own inputs: a folder of images, or arrays in a file.
+
+Images are read as torchvision's ImageFolder reads them (a JPEG's EXIF orientation is not applied), made RGB,
+resized to the network's image size (bilinear) and scaled to 0 … 1. Transparency is dropped, the first frame
+of an animation is read, and 16-bit grays keep their 16 bits. Folders in the folder are classes, in
+alphabetical order. Hidden files and files with other suffixes are left out.
+
+Arrays are taken as they are, except that bytes are scaled to 0 … 1 and channels-last is made channels-first;
+their headers are checked before memory is taken. No mean is subtracted: save arrays as the network wants it.
+"""
+
+from __future__ import annotations
+
+import math
+import stat
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from torch import Tensor
+
+from ceconv_convert.errors import UnreadableInputError
+from ceconv_convert.files.safetensors_io import StoredTensor, open_stored
+from ceconv_convert.files.system import reading, stat_of
+
+Array = np.ndarray[Any, Any]
+
+LIMIT = 2**32
+"""Most bytes of numbers that are read, as they lie in memory."""
+_KIND = " as inputs"
+_IMAGES = ("images", "inputs", "input", "x")
+_LABELS = ("labels", "targets", "label", "y")
+_MOST_NAMES = 8
+"""Names of arrays that an error lists."""
+_SINGLE = np.dtype(np.float32).itemsize
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""Pillow goes by the content, and knows formats for which it runs other programs."""
+_BYTE, _WORD = 255, 65535
+
+
+@dataclass(frozen=True, eq=False)
+class UserInputs:
+    """Inputs, ``[count, 3, H, W]``, and their classes, int64 ``[count]``, where they are known.
+
+    In float64 where the file has numbers that float32 does not hold, else in float32.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+
+
+def read_inputs(path: Path, size: tuple[int, int] | None) -> UserInputs:
+    """Inputs from a folder, ``.npy``, ``.npz`` or ``.safetensors``.
+
+    Images are resized to ``size``, height and width; None is the size of the first one.
+
+    Raises:
+        UnreadableInputError: where there are none that can be read.
+    """
+    with reading(path, _KIND):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            images, labels = _read_folder(path, size)
+        elif stat.S_ISREG(mode) and path.suffix.lower() in _READERS:
+            readers = _READERS[path.suffix.lower()](path)
+            images, labels = _read_first(readers, _IMAGES), _read_first(readers, _LABELS)
+            if images is None:
+                found = ", ".join([*readers][:_MOST_NAMES]) or "(none)"
+                raise ValueError(f"it has the arrays {found}: inputs are called {' or '.join(_IMAGES)}")
+        else:
+            raise ValueError("inputs are a folder of images, .npy, .npz or .safetensors")
+        inputs = torch.from_numpy(_as_images(images))
+        return UserInputs(inputs, None if labels is None else _as_labels(labels, len(inputs)))
+
+
+def _read_first(readers: Mapping[str, Callable[[], Array]], names: Sequence[str]) -> Array | None:
+    return next((readers[name]() for name in names if name in readers), None)
+
+
+def _as_images(array: Array) -> Array:
+    if array.ndim < 4 or not array.size:
+        raise ValueError(f"it has inputs of shape {list(array.shape)}: expected [count, 3, H, W]")
+    if array.ndim == 4 and array.shape[1] != 3 and array.shape[-1] == 3:
+        array = np.moveaxis(array, -1, 1)
+    # float32 holds integers of up to 24 bits exactly.
+    single = array.dtype.itemsize <= (4 if array.dtype.kind == "f" else 2)
+    with np.errstate(all="ignore"):
+        images = array.astype(np.float32 if single else np.float64, order="C", copy=False)
+    if array.dtype == np.uint8:
+        images /= _BYTE
+    for index, image in enumerate(images):
+        if not np.isfinite(image).all():
+            raise ValueError(f"input {index} has NaN or Inf")
+    return images
+
+
+def _as_labels(array: Array, count: int) -> Tensor:
+    """Class numbers, one for each input; of one-hot rows the position of the one."""
+    shape = list(array.shape)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    elif array.ndim == 2 and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
+        array = array.argmax(1)
+    if array.shape != (count,):
+        raise ValueError(f"it has {count} inputs and labels of shape {shape}: expected one class number each")
+    wrong = array[~((array >= 0) & (array < 2**31) & (array == np.trunc(array)))]
+    if wrong.size:
+        raise ValueError(f"it has the label {wrong[0]}: expected class numbers, from 0")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _npz_readers(path: Path) -> dict[str, Callable[[], Array]]:
+    archive = zipfile.ZipFile(path)
+    return {
+        member.filename.removesuffix(".npy"): partial(
+            _read_array, partial(archive.open, member), member.file_size
+        )
+        for member in archive.infolist()
+    }
+
+
+_READERS: dict[str, Callable[[Path], dict[str, Callable[[], Array]]]] = {
+    ".npy": lambda path: {"images": partial(_read_array, partial(path.open, "rb"), path.stat().st_size)},
+    ".npz": _npz_readers,
+    ".safetensors": lambda path: {
+        name: partial(_read_tensor, tensor) for name, tensor in open_stored(path).tensors.items()
+    },
+}
+"""By the suffix of a file, what reads each of its arrays, by name: only what is needed is read."""
+
+
+def _read_tensor(stored: StoredTensor) -> Array:
+    _check_fits(stored.shape, stored.dtype.itemsize)
+    tensor = stored.read()
+    if tensor.is_floating_point() and tensor.element_size() < _SINGLE:
+        tensor = tensor.float()  # numpy has no bfloat16 and no float8
+    array: Array = tensor.numpy()
+    _check_numbers(array.dtype)
+    return array
+
+
+def _read_array(open_file: Callable[[], IO[bytes]], size: int) -> Array:
+    """An array in numpy's format, from a file of ``size`` bytes."""
+    with open_file() as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a header that Python 2 wrote
+        version = npy.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"it is in version {version} of numpy's format: expected (1, 0)")
+        shape, _, dtype = _HEADERS[version](file)
+        _check_numbers(dtype)
+        if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > size:
+            claim = f"an array of shape {list(shape)} in {dtype}"
+            raise ValueError(f"it claims {claim}, more than its {size} bytes hold")
+        _check_fits(shape, dtype.itemsize)
+        file.seek(0)
+        array: Array = npy.read_array(file, allow_pickle=False)
+    return array
+
+
+def _check_numbers(dtype: np.dtype[Any]) -> None:
+    if dtype.kind not in "biuf":  # bools, integers, floating point
+        raise ValueError(f"it has an array of {dtype}, and real numbers are expected")
+
+
+def _check_fits(shape: Sequence[int], size: int) -> None:
+    """Raise ValueError where numbers of ``size`` bytes in that shape are more than are read."""
+    total = math.prod(shape) * max(size, _SINGLE)
+    if total > LIMIT:
+        most = f"{LIMIT // 2**30} GiB are the most that is read: use fewer inputs, or smaller ones"
+        raise ValueError(f"numbers of shape {list(shape)} take {total / 2**30:.1f} GiB, and {most}")
+
+
+def _read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None]:
+    """Images, float32 ``[count, 3, H, W]`` in 0 … 1, and their classes: the numbers of their folders."""
+    classes, alone = _list(path)
+    if classes and alone:
+        raise UnreadableInputError(
+            f"{path} holds images, as {alone[0].name}, and folders, as {classes[0].name}: expected either "
+            "images alone, or a folder for each class"
+        )
+    files = [(file, 0) for file in alone]
+    for label, folder in enumerate(classes):
+        inside, images = _list(folder)
+        if inside:
+            raise UnreadableInputError(f"{inside[0]} is a folder in a folder of one class: expected images")
+        files += [(file, label) for file in images]
+    if not files:
+        raise UnreadableInputError(f"{path} holds no images ({', '.join(sorted(_SUFFIXES))})")
+    for file, _ in files:
+        stat_of(file)  # a pipe would be waited for
+    first = _read_image(files[0][0], size, len(files))
+    found = np.empty((len(files), *first.shape), np.float32)
+    for index, (file, _) in enumerate(files):
+        found[index] = _read_image(file, first.shape[1:], len(files)) if index else first
+    return found, np.array([label for _, label in files]) if classes else None
+
+
+def _list(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Its folders and its images, in alphabetical order."""
+    with reading(folder, _KIND):
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        folders = [entry for entry in entries if entry.is_dir()]
+    return folders, [e for e in entries if e not in folders and e.suffix.lower() in _SUFFIXES]
+
+
+def _read_image(file: Path, size: Sequence[int] | None, count: int) -> Array:
+    """One of ``count`` images of a folder: ``[3, H, W]`` in 0 … 1."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        hint = "pip install 'ceconv-convert[report]'"
+        raise UnreadableInputError(f"reading images needs Pillow: {hint}") from error
+    with reading(file, _KIND), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file, formats=_FORMATS) as image:
+            image.load()  # applies a TIFF's orientation
+            height, width = size or (image.height, image.width)
+            _check_fits((count, 3, height, width), 1)
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+                gray = Image.fromarray(np.asarray(image).astype(np.float32))  # Pillow would cut it to 8 bits
+                gray = gray.resize((width, height), Image.Resampling.BILINEAR)
+                return np.broadcast_to(np.asarray(gray) / np.float32(_WORD), (3, height, width))
+            if image.mode in ("I", "F"):
+                mode = f"Pillow's mode {image.mode}"
+                raise ValueError(f"it has pixels in {mode}, of no known range: save it with 8 or 16 bits")
+            colors = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            return np.moveaxis(np.asarray(colors, np.float32) / np.float32(_BYTE), -1, 0)
