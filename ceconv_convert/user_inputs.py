@@ -35,6 +35,7 @@ Array = np.ndarray[Any, Any]
 LIMIT = 2**32
 """Most bytes of numbers that are read, as they lie in memory."""
 _KIND = " as inputs"
+_ARRAYS = (".npy", ".npz", ".safetensors")
 _IMAGES = ("images", "inputs", "input", "x")
 _LABELS = ("labels", "targets", "label", "y")
 _MOST_NAMES = 8
@@ -67,11 +68,12 @@ def read_inputs(path: Path, size: tuple[int, int] | None) -> UserInputs:
         UnreadableInputError: where there are none that can be read.
     """
     with reading(path, _KIND):
+        images: Array | None
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             images, labels = _read_folder(path, size)
-        elif stat.S_ISREG(mode) and path.suffix.lower() in _READERS:
-            readers = _READERS[path.suffix.lower()](path)
+        elif stat.S_ISREG(mode) and path.suffix.lower() in _ARRAYS:
+            readers = _readers(path)
             images, labels = _read_first(readers, _IMAGES), _read_first(readers, _LABELS)
             if images is None:
                 found = ", ".join([*readers][:_MOST_NAMES]) or "(none)"
@@ -118,24 +120,18 @@ def _as_labels(array: Array, count: int) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _npz_readers(path: Path) -> dict[str, Callable[[], Array]]:
-    archive = zipfile.ZipFile(path)
-    return {
-        member.filename.removesuffix(".npy"): partial(
-            _read_array, partial(archive.open, member), member.file_size
-        )
-        for member in archive.infolist()
-    }
-
-
-_READERS: dict[str, Callable[[Path], dict[str, Callable[[], Array]]]] = {
-    ".npy": lambda path: {"images": partial(_read_array, partial(path.open, "rb"), path.stat().st_size)},
-    ".npz": _npz_readers,
-    ".safetensors": lambda path: {
-        name: partial(_read_tensor, tensor) for name, tensor in open_stored(path).tensors.items()
-    },
-}
-"""By the suffix of a file, what reads each of its arrays, by name: only what is needed is read."""
+def _readers(path: Path) -> dict[str, Callable[[], Array]]:
+    """What reads each array of a file, by its name: only what is needed is read."""
+    if path.suffix.lower() == ".npy":
+        return {_IMAGES[0]: partial(_read_array, lambda: path.open("rb"), path.stat().st_size)}
+    if path.suffix.lower() == ".npz":
+        archive = zipfile.ZipFile(path)
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        return {
+            name: partial(_read_array, partial(archive.open, member), member.file_size)
+            for name, member in members.items()
+        }
+    return {name: partial(_read_tensor, tensor) for name, tensor in open_stored(path).tensors.items()}
 
 
 def _read_tensor(stored: StoredTensor) -> Array:

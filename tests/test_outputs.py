@@ -21,8 +21,7 @@ from ceconv_convert import export_onnx, load, migrate_checkpoint, verify
 from ceconv_convert.cli import candidates
 from ceconv_convert.cli import run as RUN
 from ceconv_convert.errors import OutputError, UnreadableInputError
-from ceconv_convert.files.interruption import signals_held
-from ceconv_convert.files.staging import Staging
+from ceconv_convert.files.staging import Staging, signals_held
 from tests.support import GOLDEN_SEQUENTIAL, names, small_network
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and signals of Unix")
@@ -182,7 +181,7 @@ def test_a_failed_move_takes_back_those_before_it(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", someone_else)  # after all is checked
     with Staging() as staging:
         stage(staging, tmp_path, "new", "a", "b", "c")
-        with pytest.raises(OutputError, match="b exists: pass --force"):
+        with pytest.raises(OutputError, match="b cannot be written: File exists"):
             staging.commit()
         assert not (tmp_path / "a").exists()
     assert contents(tmp_path) == {"b": "someone else's"}
@@ -223,7 +222,7 @@ def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", someone_else)
     with Staging() as staging:
         stage(staging, tmp_path, "newer", "c", "d")
-        with pytest.raises(OutputError, match="d exists"):
+        with pytest.raises(OutputError, match="d cannot be written: File exists"):
             staging.commit()
     assert contents(tmp_path) == {"a": "new", "b": "new", "d": "someone else's"}
 
@@ -255,7 +254,7 @@ def test_one_of_several_that_write_at_once_gets_all(tmp_path, monkeypatch, links
     (winner,) = (end for end in ends if end.isdecimal())
     assert contents(tmp_path) == {"a": winner, "b": winner}
     ends.remove(winner)
-    assert set(ends) == {f"{tmp_path / 'a'} exists: pass --force to overwrite it"}
+    assert set(ends) == {f"{tmp_path / 'a'} cannot be written: File exists"}
 
 
 class Asked(BaseException):

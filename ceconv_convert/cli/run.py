@@ -23,9 +23,8 @@ from ceconv_convert.conversion.find import FoundLayer, find_layers
 from ceconv_convert.conversion.plan import plan_layers
 from ceconv_convert.conversion.plan_table import aligned_lines, bytes_as_text
 from ceconv_convert.errors import BenchError, OutputError, first_line
-from ceconv_convert.files.interruption import signals_held
 from ceconv_convert.files.source import files_of, read_source, sha256_of
-from ceconv_convert.files.staging import Staging, check_outputs
+from ceconv_convert.files.staging import Staging, check_outputs, signals_held
 from ceconv_convert.files.system import name_of
 from ceconv_convert.forms.table import AUTO, FORMS
 from ceconv_convert.onnx.deliver import exportable

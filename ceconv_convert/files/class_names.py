@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import types
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class StandIns:
             raise TypeError(f"it calls the constructor of {cls.__name__}, which no saved module does")
 
         members = {"__new__": make, "__init__": refuse, "__module__": cls.__module__}
-        return type(cls)(cls.__name__, (cls,), members)
+        return types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(members))
 
     def restore(self) -> None:
         """Set the real class of every instance, and remember a published class name beside it."""

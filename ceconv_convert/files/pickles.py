@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import pickletools
+import shutil
 import zipfile
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,18 @@ from torch import nn
 from ceconv_convert.errors import UnreadableInputError
 from ceconv_convert.files.class_names import StandIns, allowed_by_user, resolve
 from ceconv_convert.files.system import reading
-from ceconv_convert.files.zip_archive import checked_archive
 
 _LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _LEGACY_PICKLES, _LEGACY_OBJECT = 5, 3
+_CHUNK = 2**20
+_PROGRAMS = {
+    "constants.pkl": "a TorchScript program of torch.jit.save",
+    "archive_format": "a program of torch.export.save",
+    "serialized_exported_program.json": "a program of torch.export.save",
+}
+"""Files without module classes, by an entry that only they have."""
+_DESCRIPTOR, _DESCRIPTOR_SIZES = b"PK\x07\x08", (16, 24)
+"""What may follow an entry: this signature, the checksum and both sizes, in 32 or 64 bits."""
 _KIND = " as a torch file"
 _RESAVE = "torch.save(torch.load(path, weights_only=False), path)"
 
@@ -44,10 +53,11 @@ def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
     refused = sorted(name for name, cls in classes.items() if cls is None)
     if refused:
         flags = " ".join(f"--allow {name}" for name in refused)
-        legacy = f"; if it is a whole module, first re-save it with a current torch, {_RESAVE}"
+        resave = f"; if it is a whole module, first re-save it with a current torch, {_RESAVE}"
+        advice = f"pass {flags}{resave if _is_legacy(file) else ''}"
         raise UnreadableInputError(
-            f"{path} names what is not allowed ({', '.join(refused)}); nothing of it was run. If you trust it, "
-            f"and these are classes that are installed here, pass {flags}{legacy if _is_legacy(file) else ''}"
+            f"{path} names what is not allowed ({', '.join(refused)}); nothing of it was run. If you trust "
+            f"it, and these are classes that are installed here, {advice}"
         )
     known = {name: cls for name, cls in classes.items() if cls is not None}
     if _is_legacy(file) and any(issubclass(cls, nn.Module) for cls in known.values()):
@@ -89,7 +99,7 @@ def _open(path: Path, *, unsafe: bool = False) -> io.BytesIO:
         if head.startswith(b"PK"):
             if not zipfile.is_zipfile(path):
                 raise ValueError("it is a truncated or damaged zip archive")
-            return checked_archive(path)
+            return _checked_archive(path)
         if not head:
             raise ValueError("it is empty")
         if head != _LEGACY and not unsafe:
@@ -103,6 +113,46 @@ def _open(path: Path, *, unsafe: bool = False) -> io.BytesIO:
             if len(set(texts)) < len(texts) or any(name in ("BINGET", "LONG_BINGET") for name, _ in keys):
                 raise ValueError("it names a storage twice")
         return whole
+
+
+def _checked_archive(path: Path) -> io.BytesIO:
+    """An archive made here of the entries whose bytes are as they were written.
+
+    torch's reader compares no checksum and reads some damaged fields differently from Python's: of an entry
+    that is flagged as a folder it reads nothing and returns uninitialized memory. So it is given these names
+    and bytes, and never sees the directory of the file itself.
+    """
+    whole = io.BytesIO()
+    with path.open("rb") as file, zipfile.ZipFile(file) as found, zipfile.ZipFile(whole, "w") as made:
+        folder = found.namelist()[0].partition("/")[0] + "/"
+        program = next((what for name, what in _PROGRAMS.items() if folder + name in found.namelist()), None)
+        if program is not None:
+            advice = "save the module that it was made from, or its state dict, with torch.save"
+            raise ValueError(f"it is {program}, which has no modules any more: {advice}")
+        entries = sorted(found.infolist(), key=lambda entry: entry.header_offset)
+        has_checksums = any(entry.CRC for entry in entries)  # torch can be told to write none
+        if entries[0].header_offset != 0:
+            raise ValueError("it does not begin with an entry of its archive")
+        seen = set()
+        for entry, following in zip_longest(entries, entries[1:]):
+            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+                raise ValueError(f"it has a compressed entry {entry.filename!r}: torch.save has none")
+            if entry.filename.lower() in seen:  # torch's reader ignores case
+                raise ValueError(f"it has the entry {entry.filename!r} twice")
+            seen.add(entry.filename.lower())
+            if not has_checksums:
+                del entry.CRC  # zipfile compares it wherever there is one
+            record = zipfile.ZipInfo(f"archive/{entry.filename.removeprefix(folder)}")
+            record.file_size = entry.file_size
+            is_record = entry.filename.startswith(folder) and entry.filename != folder
+            copy = made.open(record, "w") if is_record else io.BytesIO()
+            with copy as target, found.open(entry) as content:
+                shutil.copyfileobj(content, target, _CHUNK)
+            between = file.read((following.header_offset if following else found.start_dir) - file.tell())
+            if between and not (between.startswith(_DESCRIPTOR) and len(between) in _DESCRIPTOR_SIZES):
+                raise ValueError(f"its entry {entry.filename!r} is not where its directory says, or as large")
+    whole.seek(0)
+    return whole
 
 
 def _is_legacy(file: io.BytesIO) -> bool:

@@ -22,10 +22,9 @@ def record(
     layers: Iterable[Mapping[str, object]],
     verdict: Mapping[str, object] | None,
 ) -> Record:
-    """What is known of a conversion of the file ``source`` (its name and SHA-256), or of a live module's class.
+    """What is known of a conversion; ``source`` is a file's name, or the class of a live module.
 
-    ``form`` is as planned, or ``ceconv`` for weights that went back, or None where nothing is converted;
-    ``verdict`` is on what is written, or None where no network was run.
+    ``form`` is as planned, ``ceconv`` for weights that went back, or None where nothing is converted.
     """
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:

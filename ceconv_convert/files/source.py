@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,10 +53,11 @@ def files_of(path: Path) -> tuple[Path, ...]:
 @contextmanager
 def unchanged(files: tuple[Path, ...]) -> Iterator[None]:
     """Raise UnreadableInputError where one of ``files`` is replaced or written to within the block."""
-    before = [_state(file) for file in files]
+    before = [stat_of(file) for file in files]
     yield
-    for file, state in zip(files, before, strict=True):
-        if _state(file) != state:
+    for file, old in zip(files, before, strict=True):
+        new = stat_of(file)
+        if not os.path.samestat(old, new) or (old.st_size, old.st_mtime_ns) != (new.st_size, new.st_mtime_ns):
             raise UnreadableInputError(f"{file} changed while it was read: wait until its writer is done")
 
 
@@ -67,8 +69,3 @@ def sha256_of(files: Iterable[Path]) -> str:
             while piece := file.read(2**20):
                 digest.update(piece)
     return digest.hexdigest()
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    found = stat_of(path)
-    return (found.st_ino, found.st_size, found.st_mtime_ns)

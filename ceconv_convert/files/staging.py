@@ -3,22 +3,36 @@
 Each output is written in a hidden folder beside its final place, flushed to the disk, and moved only when
 everything has been written and judged. A move within a file system is atomic; where one of several fails,
 those before it are taken back.
+
+A process holds a lock on each of its folders, which the system drops when the process ends, however it ends.
+A folder that nobody holds is therefore abandoned, and the next process that writes beside it removes it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import re
 import shutil
+import signal
 import tempfile
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from ceconv_convert.errors import OutputError
-from ceconv_convert.files.interruption import make_hidden_folder, signals_held
 from ceconv_convert.files.safetensors_io import SHARD_INDEX
 from ceconv_convert.files.system import name_of, writing
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked, and nothing is taken for abandoned
+    fcntl = None  # type: ignore[assignment]
+
+# Locks on a shared file system may be known to one machine only: folders of other machines are left alone.
+_PREFIX = f".ceconv-convert.{re.sub('[^A-Za-z0-9-]', '-', platform.node())}."
 
 
 class Staging(contextlib.ExitStack):
@@ -46,7 +60,7 @@ class Staging(contextlib.ExitStack):
         """Where to write what becomes ``output``, or the file that it links to."""
         (target,) = check_outputs([output], self._inputs, force=self._force)
         with writing(output), signals_held():
-            folder = make_hidden_folder(target.parent, self)
+            folder = _make_hidden_folder(target.parent, self)
             self._staged[target] = folder / name_of(target)  # some writers take UTF-8 names only
         return self._staged[target]
 
@@ -124,6 +138,62 @@ def _problem(output: Path, target: Path, inputs: Iterable[Path], *, force: bool)
     if os.path.lexists(output) and not force:
         return "exists: pass --force to overwrite it"
     return None
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold SIGINT, SIGTERM and SIGHUP until the block ends; then each does what it would have done.
+
+    Handlers are replaced, not signals blocked: a blocked one goes to another thread, as torch has some, and
+    Python would run its handler here all the same. Outside the main thread Python runs none.
+    """
+    caught: list[int] = []
+    try:
+        with contextlib.ExitStack() as handlers:
+            if threading.current_thread() is threading.main_thread():
+                for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
+                    before = signal.getsignal(number)
+                    if before not in (None, signal.SIG_IGN):
+                        handlers.callback(signal.signal, number, before)
+                        signal.signal(number, lambda number, frame: caught.append(number))
+            yield
+    finally:
+        for number in caught:
+            signal.raise_signal(number)
+
+
+def _make_hidden_folder(parent: Path, removal: contextlib.ExitStack) -> Path:
+    """Make a new folder in ``parent``, locked until ``removal`` is closed, which removes it."""
+    for abandoned in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            lock = _lock(abandoned)
+            if os.fstat(lock).st_uid == os.geteuid():
+                shutil.rmtree(abandoned, ignore_errors=True)
+            os.close(lock)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        try:
+            removal.callback(os.close, _lock(folder))
+        except (BlockingIOError, FileNotFoundError):
+            continue  # before it was locked, another process took it for abandoned
+        except OSError:
+            pass  # a file system without locks
+        removal.callback(shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+
+def _lock(folder: Path) -> int:
+    """A descriptor that holds the lock; BlockingIOError where another process holds it."""
+    if fcntl is None:
+        raise OSError("folders cannot be locked")
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.stat(folder)  # whoever held it may have removed it
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _create(file: Path, target: Path) -> Callable[[], None]:

@@ -5,39 +5,32 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from ceconv_convert import errors
 
 
-@contextmanager
-def reading(path: Path, kind: str = "") -> Iterator[None]:
+def reading(path: Path, kind: str = "") -> AbstractContextManager[None]:
     """Turn whatever is raised about a file's bytes into an UnreadableInputError, "cannot be read{kind}"."""
-    try:
-        yield
-    except errors.ConversionError:
-        raise
-    except errors.FOREIGN_FAILURES as error:
-        raise errors.UnreadableInputError(f"{path} cannot be read{kind}: {_reason(error)}") from error
+    return _in_one_sentence(errors.UnreadableInputError, f"{path} cannot be read{kind}")
+
+
+def writing(output: object) -> AbstractContextManager[None]:
+    """Turn whatever is raised while ``output`` is written into an OutputError."""
+    return _in_one_sentence(errors.OutputError, f"{output} cannot be written")
 
 
 @contextmanager
-def writing(output: object) -> Iterator[None]:
-    """Turn whatever is raised while ``output`` is written into an OutputError."""
+def _in_one_sentence(family: type[errors.ConversionError], sentence: str) -> Iterator[None]:
     try:
         yield
     except errors.ConversionError:
         raise
-    except FileExistsError as error:
-        raise errors.OutputError(f"{output} exists: pass --force to overwrite it") from error
     except errors.FOREIGN_FAILURES as error:
-        raise errors.OutputError(f"{output} cannot be written: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """Without the error's number and the file's name."""
-    return error.strerror if isinstance(error, OSError) and error.strerror else errors.first_line(error)
+        # Without the error's number and the file's name.
+        reason = (isinstance(error, OSError) and error.strerror) or errors.first_line(error)
+        raise family(f"{sentence}: {reason}") from error
 
 
 def stat_of(path: Path) -> os.stat_result:
