@@ -58,7 +58,7 @@ class Staging(contextlib.ExitStack):
 
     def path_for(self, output: Path) -> Path:
         """Where to write what becomes ``output``, or the file that it links to."""
-        (target,) = check_outputs([output], self._inputs, force=self._force)
+        *_, target = check_outputs([*self._staged, output], self._inputs, force=self._force)
         with writing(output), signals_held():
             folder = _make_hidden_folder(target.parent, self)
             self._staged[target] = folder / name_of(target)  # some writers take UTF-8 names only
