@@ -15,8 +15,8 @@ from ceconv_convert.errors import SpecError, VerificationError
 from ceconv_convert.files import provenance
 from ceconv_convert.files.staging import Staging
 from ceconv_convert.forms.table import AUTO, FORMS
-from ceconv_convert.onnx.deliver import chosen_row, exportable, write_judged_onnx
-from ceconv_convert.onnx.export import DEFAULT_OPSET, Exported
+from ceconv_convert.onnx.deliver import chosen_row, exportable, note_record, write_judged_onnx
+from ceconv_convert.onnx.export import DEFAULT_OPSET
 from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.onnx_files import onnx_files
 from ceconv_convert.verification.evidence import Progress, gather
@@ -109,16 +109,14 @@ def export_onnx(
         found = find_layers(model)
         layers, converted = plan_layers(model, found, form), exportable(model, form, found)
         evidence = gather(model, input_shape, found=found, seed=seed)
-
-        def record(verdict: Verdict, exported: Exported) -> provenance.Record:
-            rows = [chosen_row(row, exported).as_data() for row in layers]
-            return provenance.record(type(model).__name__, None, form, rows, verdict_summary(verdict))
-
         exported, verdict = write_judged_onnx(
-            evidence, converted, staged, form=form, opset=opset, processor=processor, record=record
+            evidence, converted, staged, form=form, opset=opset, processor=processor
         )
         if not verdict.passed:
             raise VerificationError(f"nothing was written: {verdict}")
+        rows = [chosen_row(row, exported).as_data() for row in layers]
+        summary = verdict_summary(verdict)
+        note_record(staged, provenance.record(type(model).__name__, None, form, rows, summary))
         staging.commit()
     if evidence.fixed_size is not None:  # a property of the network, not of the file
         exported = replace(exported, fixed={**exported.fixed, "size": ""})

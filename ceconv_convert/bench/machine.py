@@ -33,8 +33,7 @@ def provider_named(name: str) -> str:
 
 def cores() -> int:
     """That this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_name(device: torch.device) -> str:

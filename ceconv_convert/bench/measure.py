@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ceconv_convert.bench.machine import cores, processor_name
-from ceconv_convert.bench.multiplications import multiplications
 from ceconv_convert.bench.session_probe import probe
 from ceconv_convert.errors import BenchError, first_line
 from ceconv_convert.onnx.onnx_files import onnx_files
-from ceconv_convert.onnx.runtime import OnnxRunner
+from ceconv_convert.onnx.runtime import OnnxRunner, inner_values
 from ceconv_convert.verification.evidence import Progress
 from ceconv_convert.verification.outputs import Outputs, run_module
 from ceconv_convert.verification.shapes import as_text
@@ -77,15 +76,10 @@ def measure(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Bench:
-    """Time every candidate on the input ``x``, those of a runtime interleaved.
+    """Time ONNX files and modules in eval mode, by name, on the input ``x``; those of a runtime interleaved.
 
-    Args:
-        files: ONNX files by name; ratios are against the one named ``original``.
-        modules: in eval mode; likewise.
-        x: the input.
-        provider: full name of an execution provider.
-        threads: None is one a core.
-        progress: called with rounds done and rounds in all.
+    Ratios are against the candidate ``original`` in the same runtime. ``provider`` is the full name of an
+    execution provider; ``threads`` None is one a core; ``progress`` gets the rounds done and in all.
 
     Raises:
         BenchError: where a candidate cannot run on the input, or with that provider.
@@ -123,6 +117,23 @@ def measure(
     return Bench(tuple(x.shape), threads, provider, processor_name(device), rate, tuple(rows))
 
 
+def multiplications(path: Path, x: Tensor) -> int:
+    """Those of convolutions and matrix products outside of branches and loops, on the input ``x``."""
+    graph = onnx.load(path, load_external_data=False).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes |= {name: tuple(value.shape) for name, value in inner_values(path, x).items()}
+    shapes[graph.input[0].name] = tuple(x.shape)
+    count = 0
+    for node in graph.node:
+        if node.op_type in ("Conv", "ConvTranspose"):  # weight [O, I / groups, …], or [I, O / groups, …]
+            end = node.output[0] if node.op_type == "Conv" else node.input[0]
+            count += math.prod(shapes[end]) * math.prod(shapes[node.input[1]][1:])
+        elif node.op_type in ("MatMul", "Gemm"):
+            transposed = any(entry.name == "transA" and entry.i for entry in node.attribute)
+            count += math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-2 if transposed else -1]
+    return count
+
+
 def interleave(
     candidates: Mapping[str, Callable[[], object]],
     *,
@@ -135,8 +146,7 @@ def interleave(
     """
     times: Times = {name: [] for name in candidates}
     started = time.perf_counter()
-    rounds = _LEAST + _DISCARDED
-    done = 0
+    done, rounds = 0, _LEAST + _DISCARDED
     while done < rounds:
         for name, run in candidates.items():
             begun = time.perf_counter()

@@ -16,12 +16,9 @@ from pathlib import Path
 
 
 def probe(path: Path, provider: str, threads: int, shape: Sequence[int]) -> tuple[float, int | None]:
-    """Seconds to load a session, and bytes that its process grew by at its peak, up to after a run.
+    """Seconds to load a session, and bytes that its process grew by at its peak; RuntimeError if it fails.
 
-    The bytes are None where the system does not tell.
-
-    Raises:
-        RuntimeError: where it fails.
+    The peak is that up to after a run; None where the system does not tell.
     """
     command = [sys.executable, __file__, str(path), provider, str(threads), json.dumps(list(shape))]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (ourselves)

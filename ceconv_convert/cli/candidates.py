@@ -23,7 +23,7 @@ from ceconv_convert.files.staging import Staging
 from ceconv_convert.files.system import name_of
 from ceconv_convert.forms.table import FORMS, form_named
 from ceconv_convert.kernel.spec import CyclicSpec
-from ceconv_convert.onnx.deliver import chosen_row, exportable, write_judged_onnx
+from ceconv_convert.onnx.deliver import chosen_row, exportable, note_record, write_judged_onnx
 from ceconv_convert.onnx.explain import choices_as_lines
 from ceconv_convert.onnx.export import Exported
 from ceconv_convert.onnx.judge_file import judge_onnx
@@ -169,8 +169,9 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
             form=form,
             opset=job.opset,
             processor=job.processor,
-            record=lambda verdict, exported: context.record(verdict, form, exported),
         )
+        if verdict.passed:
+            note_record(staged, context.record(verdict, form, exported))
     notes = [*exported.notes, *choices_as_lines(exported.compiled.choices)]
     if evidence.data and "size" in exported.fixed and evidence.data[0].shape[1:] != evidence.shape:
         notes.append("not judged on the user's inputs, which are of another size")

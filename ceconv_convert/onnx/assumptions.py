@@ -8,9 +8,8 @@ file computes something else, without a word.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import sympy
 import torch
@@ -36,30 +35,19 @@ class Assumption:
     @property
     def axes(self) -> frozenset[str]:
         """Those that it is about."""
-        return frozenset(str(symbol) for symbol in self.condition.free_symbols)
+        return frozenset(map(str, self.condition.free_symbols))
 
     def holds(self, sizes: Sizes) -> bool:
         """Whether the program is right at these sizes, as far as this condition goes."""
-        numbers = ((symbol, sizes[str(symbol)]) for symbol in self.condition.free_symbols)
-        return _holds(self.condition, frozenset(numbers))
+        numbers = {symbol: sympy.Integer(sizes[str(symbol)]) for symbol in self.condition.free_symbols}
+        return self.condition.xreplace(numbers) is not sympy.false  # what cannot be evaluated holds
 
     def __str__(self) -> str:
         return str(self.condition)
 
 
-@lru_cache(maxsize=2**14)  # violations asks for the same sizes again and again
-def _holds(condition: sympy.Basic, numbers: frozenset[tuple[sympy.Symbol, int]]) -> bool:
-    replaced = condition.xreplace({symbol: sympy.Integer(number) for symbol, number in numbers})
-    return replaced is not sympy.false  # what cannot be evaluated holds
-
-
 def assumptions_of(program: torch.export.ExportedProgram, axes: Mapping[int, str]) -> list[Assumption]:
-    """The conditions on the axes of a program's one input.
-
-    Args:
-        program: exported with these axes dynamic.
-        axes: their names by position.
-    """
+    """The conditions on the dynamic axes of a program's one input, which are named by position."""
     inputs = set(program.graph_signature.user_inputs)
     shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name in inputs)
     names: dict[sympy.Basic, sympy.Symbol] = {}
@@ -70,27 +58,19 @@ def assumptions_of(program: torch.export.ExportedProgram, axes: Mapping[int, str
             first = names.setdefault(size.node.expr, named)
             if first != named:  # the network takes them to be equal
                 conditions.append(sympy.Eq(first, named, evaluate=False))
-    found = [Assumption(condition) for condition in (*conditions, *_conditions(program, names))]
-    return [assumption for assumption in found if assumption.axes and assumption.axes <= set(axes.values())]
-
-
-def _conditions(
-    program: torch.export.ExportedProgram, names: Mapping[sympy.Basic, sympy.Symbol]
-) -> Iterator[sympy.Basic]:
-    """The ranges and assertions of a program, over the named symbols."""
     for symbol, limits in program.range_constraints.items():
-        size = names.get(symbol)
-        if size is None:
-            continue
-        if limits.lower.is_Integer and limits.lower > _SPECIAL:
-            yield sympy.Ge(size, limits.lower)
-        if limits.upper.is_Integer:
-            yield sympy.Le(size, limits.upper)
+        if symbol in names:
+            if limits.lower.is_Integer and limits.lower > _SPECIAL:
+                conditions.append(sympy.Ge(names[symbol], limits.lower))
+            if limits.upper.is_Integer:
+                conditions.append(sympy.Le(names[symbol], limits.upper))
     for graph in (module.graph for module in program.graph_module.modules() if hasattr(module, "graph")):
         for node in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
             value = getattr(node.args[0], "meta", {}).get("val")
             if isinstance(value, torch.SymBool):
-                yield value.node.expr.subs(names)
+                conditions.append(value.node.expr.subs(names))
+    found = map(Assumption, conditions)
+    return [assumption for assumption in found if assumption.axes and assumption.axes <= set(axes.values())]
 
 
 def violations(

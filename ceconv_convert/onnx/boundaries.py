@@ -22,11 +22,9 @@ _NAMED = TypeVar("_NAMED", str, ir.Value)
 
 @dataclass(frozen=True)
 class Folded:
-    """A batch norm that was folded into a layer.
+    """A batch norm that was folded into a layer: its module's path, or None where that is not known.
 
-    Attributes:
-        module: its path; None where that is not known.
-        shifts: whether its shift was folded too; of several summands only one has it.
+    Of several summands that take up a norm only one ``shifts``.
     """
 
     module: str | None
@@ -35,16 +33,11 @@ class Folded:
 
 @dataclass(frozen=True)
 class Boundary(Generic[_NAMED]):
-    """A layer in a graph, ``Boundary[ir.Value]``, or in a file, ``Boundary[str]``.
+    """A layer by its module's path, with its input and output: in a graph the values, in a file their names.
 
-    Attributes:
-        layer: its module's path.
-        input: the value that it takes; in a file its name, empty where the graph has lost it.
-        output: the value that it gives; likewise.
-        major_in: whether the input is in rotation-major layout, ``[B, N, C', H, W]`` or ``[B, N·C', H, W]``
-            with C' ≥ C; else it is as in PyTorch, ``[B, C, N, H, W]``.
-        major_out: likewise of the output.
-        norms: folded into it, in order.
+    A name is empty where the graph has lost the value. ``major_in`` and ``major_out`` say whether the input
+    and the output are in rotation-major layout, ``[B, N, C', H, W]`` or ``[B, N·C', H, W]`` with C' ≥ C; else
+    they are as in PyTorch, ``[B, C, N, H, W]``. ``norms`` were folded into the layer, in order.
     """
 
     layer: str
@@ -57,10 +50,9 @@ class Boundary(Generic[_NAMED]):
 
 def boundaries_as_text(graph: ir.Graph, boundaries: Iterable[Boundary[ir.Value]]) -> str:
     """The text for the file, with the names that the values have now."""
-    present = {*graph.inputs, *(value for node in graph for value in node.outputs)}
 
     def name(value: ir.Value) -> str:
-        return (value.name or "") if value in present else ""
+        return (value.name or "") if value.graph is graph else ""
 
     named = [
         Boundary(b.layer, name(b.input), name(b.output), b.major_in, b.major_out, b.norms) for b in boundaries
@@ -104,7 +96,11 @@ def boundaries_of_modules(graph: ir.Graph, names: Collection[str]) -> list[Bound
     """
     modules = {node: module_of(node) for node in graph}
     weights = {f"{name}.weight" if name else "weight": name for name in names}
-    convolutions = {node: weights[weight] for node in graph if (weight := _weight_of(node)) in weights}
+    convolutions = {
+        node: weights[node.inputs[1].name]
+        for node in graph
+        if node.op_type == "Conv" and node.inputs[1] is not None and node.inputs[1].name in weights
+    }
 
     def behind(name: str, node: ir.Node) -> set[ir.Node]:
         consumers = {consumer for value in _features(node.outputs) for consumer in value.consumers()}
@@ -122,17 +118,14 @@ def boundaries_of_modules(graph: ir.Graph, names: Collection[str]) -> list[Bound
         tail = tails[convolution]
         part = tail | _reached(convolution, ahead)
         inputs = {value for node in part for value in _features(node.inputs) if value.producer() not in part}
-        outputs = {value for node in tail for value in _features(node.outputs) if _leaves(value, part)}
+        ends = {value for node in tail for value in _features(node.outputs)}
+        outputs = {value for value in ends if value.is_graph_output() or set(value.consumers()) - part}
         shared = any(consumer in convolutions for value in outputs for consumer in value.consumers())
         if len(inputs) == len(outputs) == 1 and not shared:
             norm = modules[convolution]
             norms = () if norm == name else (Folded(norm, shifts=True),)
             found.append(Boundary(name, inputs.pop(), outputs.pop(), norms=norms))
     return found
-
-
-def _weight_of(node: ir.Node) -> str | None:
-    return node.inputs[1].name if node.op_type == "Conv" and node.inputs[1] is not None else None
 
 
 def _reached(start: ir.Node, neighbours: Callable[[ir.Node], set[ir.Node]]) -> set[ir.Node]:
@@ -146,16 +139,5 @@ def _reached(start: ir.Node, neighbours: Callable[[ir.Node], set[ir.Node]]) -> s
 
 def _features(values: Iterable[ir.Value | None]) -> list[ir.Value]:
     """Those of ``values`` that are floating-point, and no constants."""
-    return [
-        value
-        for value in values
-        if value is not None
-        and value.const_value is None
-        and value.dtype is not None
-        and value.dtype.is_floating_point()
-    ]
-
-
-def _leaves(value: ir.Value, part: Collection[ir.Node]) -> bool:
-    """Whether a node outside of ``part`` takes ``value``, or the graph gives it."""
-    return value.is_graph_output() or any(node not in part for node in value.consumers())
+    there = [value for value in values if value is not None and value.const_value is None]
+    return [value for value in there if value.dtype is not None and value.dtype.is_floating_point()]

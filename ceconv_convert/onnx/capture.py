@@ -46,14 +46,10 @@ class Captured:
 def capture(
     module: nn.Module, example: Tensor, opset: int, *, fixed: Mapping[str, str], hint: str = ""
 ) -> Captured:
-    """Export with a dynamic batch, and dynamic height and width, or as much of that as torch can.
+    """Export a module in eval mode with a dynamic batch, height and width, or as much of that as torch can.
 
-    Args:
-        module: in eval mode.
-        example: an input with a batch of at least 2: a batch of 1 would be taken for a constant.
-        opset: of the graph.
-        fixed: why the ``batch`` is 1, or the ``size`` the example's.
-        hint: ends an error of unknown cause.
+    The example's batch is at least 2: a batch of 1 would be taken for a constant. ``fixed`` says why the
+    ``batch`` is 1, or the ``size`` the example's; ``hint`` ends an error of unknown cause.
 
     Raises:
         ExportError: where torch cannot export the network at all.

@@ -1,8 +1,8 @@
-"""A network as an ONNX file: exported, checked, judged, and with a note on where it comes from."""
+"""A network as an ONNX file: exported, checked and judged; and a note in it on where it comes from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,26 +41,22 @@ def exportable(model: nn.Module, form: str, found: Sequence[FoundLayer] | None =
     that is converted otherwise stays what it is.
     """
     found = find_layers(model) if found is None else found
-    compiled = form in COMPILED
     network = copy_model(model)
-    if compiled:
+    build = SymbolicLayer if form in COMPILED else form_named(form).build
+    if form in COMPILED:
         circular = [layer for layer in network.modules() if isinstance(layer, DepthConv3d)]
         network = replace_modules(network, {layer: SymbolicLayer(layer.to_spec()) for layer in circular})
     if not found and any(isinstance(layer, TargetLayer) for layer in network.modules()):
         return network
     check_plan(plan_layers(network, found, form))
-    return replace_layers(network, found, SymbolicLayer if compiled else form_named(form).build)
+    return replace_layers(network, found, build)
 
 
 def chosen_row(row: PlanRow, exported: Exported) -> PlanRow:
     """The row with the form that the compiler chose for it, if it did."""
-    for name in (row.name, *row.aliases):
-        inside = name.removeprefix(exported.prefix)
-        choices = (choice for choice in exported.compiled.choices if choice.layer == inside)
-        forms = dict.fromkeys(choice.form for choice in choices)
-        if forms:  # more than one where it is called more than once
-            return replace(row, form=", ".join(forms))
-    return row
+    names = {name.removeprefix(exported.prefix) for name in (row.name, *row.aliases)}
+    forms = dict.fromkeys(choice.form for choice in exported.compiled.choices if choice.layer in names)
+    return replace(row, form=", ".join(forms)) if forms else row  # more than one where called more than once
 
 
 def write_judged_onnx(
@@ -71,9 +67,8 @@ def write_judged_onnx(
     form: str,
     opset: int,
     processor: str | None = None,
-    record: Callable[[Verdict, Exported], provenance.Record],
 ) -> tuple[Exported, Verdict]:
-    """Write an ONNX file, check it, judge it in ONNX Runtime, and note in it where it comes from.
+    """Write an ONNX file, check it, and judge it in ONNX Runtime.
 
     Axes at whose sizes it is wrong are written as fixed ones.
     """
@@ -92,9 +87,6 @@ def write_judged_onnx(
         if not wrong:
             verdict = judge_onnx(evidence, path)
             if verdict.passed:
-                graph = ir.load(path)
-                graph.metadata_props[provenance.KEY] = provenance.as_text(record(verdict, exported))
-                save_graph(graph, path)
                 return exported, verdict
             failed = failed or (exported, verdict)
             wrong = _suspected_axes(verdict, exported.fixed)
@@ -102,6 +94,13 @@ def write_judged_onnx(
         if not new:
             return failed or (exported, judge_onnx(evidence, path))
         fixed = {**exported.fixed, **{axis: f"since with a dynamic {axis} {new[axis]}" for axis in new}}
+
+
+def note_record(path: Path, record: provenance.Record) -> None:
+    """Note in an ONNX file where it comes from; OutputError where it cannot be written."""
+    graph = ir.load(path)
+    graph.metadata_props[provenance.KEY] = provenance.as_text(record)
+    save_graph(graph, path)
 
 
 def _wrong_axes(evidence: Evidence, assumptions: Sequence[Assumption], path: Path) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
 import onnx
@@ -15,7 +14,8 @@ from onnx_ir.passes import common
 from onnxscript.version_converter import convert_version
 from torch import Tensor, nn
 
-from ceconv_convert.errors import ExportError, OutputError
+from ceconv_convert.errors import ExportError
+from ceconv_convert.files.system import writing
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.onnx.assumptions import Assumption
 from ceconv_convert.onnx.boundaries import LAYERS, boundaries_as_text, boundaries_of_modules
@@ -34,13 +34,10 @@ _HINT = "; the form conv2d may do"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """What was written, and what it assumes of its dynamic axes.
 
-    Attributes:
-        fixed: axes that are not dynamic, ``size`` (height and width) and ``batch`` (of 1), with the reason.
-        compiled: what became of the symbolic layers.
-        prefix: of the wrappers around the network, which are not exported.
-        assumptions: on the axes that are dynamic.
+    ``fixed`` has the axes that are not dynamic, ``size`` (height and width) and ``batch`` (of 1), with the
+    reason; ``prefix`` is that of the wrappers around the network, which are not exported.
     """
 
     fixed: Mapping[str, str] = field(default_factory=dict)
@@ -69,14 +66,9 @@ def write_onnx(
 
     The input is named ``input``; the outputs ``output``, or ``output_0``, ``output_1``, …
 
-    Args:
-        model: a module without ``CEConv2d``; its symbolic layers are compiled.
-        path: the file to write.
-        example: an input with a batch of at least 2: a batch of 1 would be taken for a constant.
-        opset: of the file.
-        fixed: axes that shall not be dynamic, ``size`` or ``batch``, with the reason.
-        form: of symbolic layers, ``auto`` or ``fourier``.
-        processor: that symbolic layers are compiled for, ``avx2`` or ``avx512``; None is this machine's.
+    The model has no ``CEConv2d``; its symbolic layers get the ``form``, ``auto`` or ``fourier``, that suits
+    the ``processor``, ``avx2`` or ``avx512`` (None is this machine's). The example has a batch of at least 2.
+    The axes ``size`` and ``batch`` are not dynamic where ``fixed`` has them, with the reason.
 
     Raises:
         ExportError: where the exporter cannot express the model, or not in this opset.
@@ -116,9 +108,12 @@ def write_onnx(
     if found != opset:
         problem = f"the network cannot be written with opset {opset}: the exporter gives {found}"
         raise ExportError(f"{problem}; pass --opset {found}")
-    _name_inputs_and_outputs(graph)
+    graph.inputs[0].name = "input"
+    for index, value in enumerate(graph.outputs):
+        value.name = "output" if len(graph.outputs) == 1 else f"output_{index}"
+    common.NameFixPass()(captured.model)  # a weight or an inner value of that name gets another
     common.ClearMetadataAndDocStringPass()(captured.model)  # stack traces, as large as the graph itself
-    for value in _values(graph):
+    for value in (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)):
         value.metadata_props.clear()
     captured.model.metadata_props[LAYERS] = boundaries_as_text(graph, boundaries)
     save_graph(captured.model, path)
@@ -133,33 +128,9 @@ def _export_errors(what: str) -> Iterator[None]:
         raise ExportError(f"{what}: {type(error).__name__}: {explain(error, _HINT)}") from error
 
 
-def _name_inputs_and_outputs(graph: ir.Graph) -> None:
-    """``input`` and ``output``, or ``output_0``, …; a weight or an inner value of that name gets another."""
-    names = {graph.inputs[0]: "input"}
-    for index, value in enumerate(graph.outputs):
-        names[value] = "output" if len(graph.outputs) == 1 else f"output_{index}"
-    taken = {value.name for value in _values(graph)} | set(names.values())
-    for value in _values(graph):
-        if value not in names and value.name in names.values():
-            numbered = (f"{value.name}_{number}" for number in count(1))
-            value.name = next(name for name in numbered if name not in taken)
-    for value, name in names.items():
-        value.name = name
-
-
-def _values(graph: ir.Graph) -> list[ir.Value]:
-    inner = (value for node in graph for value in node.outputs)
-    return [*graph.inputs, *graph.initializers.values(), *inner]
-
-
 def save_graph(model: ir.Model, path: Path) -> None:
     """Write a file, the weights beside it where one cannot hold them; OutputError where that fails."""
     weights = [value.const_value for value in model.graph.initializers.values()]
-    inside = [
-        weight for weight in weights if weight is not None and not isinstance(weight, ir.ExternalTensor)
-    ]
-    beside = f"{path.name}.data" if sum(weight.nbytes for weight in inside) > _PROTOBUF_LIMIT else None
-    try:
-        ir.save(model, path, external_data=beside)
-    except OSError as error:
-        raise OutputError(f"the graph cannot be written to {path}: {error.strerror}") from error
+    inside = sum(t.nbytes for t in weights if t is not None and not isinstance(t, ir.ExternalTensor))
+    with writing(path):
+        ir.save(model, path, external_data=f"{path.name}.data" if inside > _PROTOBUF_LIMIT else None)

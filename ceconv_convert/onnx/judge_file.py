@@ -66,8 +66,8 @@ def _with_fitting_inputs(evidence: Evidence, declared: Sequence[int | None]) -> 
     single, many = ([(count, *size) for size in small] for count in (1, _LARGE_BATCH))
     further: list[Example] = []
     for shapes in (single, [(1, *size) for size in larger], [*many, (_LARGE_BATCH, *evidence.shape)]):
-        fitting = (shape for shape in shapes if fits(shape, declared))
-        further += itertools.islice(filter(None, map(evidence.example_at, fitting)), 1)
+        examples = (evidence.example_at(shape) for shape in shapes if fits(shape, declared))
+        further += itertools.islice(filter(None, examples), 1)
     evidence = evidence.fitting(declared)
     return replace(evidence, random=(*evidence.random, *further))
 
@@ -75,46 +75,40 @@ def _with_fitting_inputs(evidence: Evidence, declared: Sequence[int | None]) -> 
 def _check_layers(
     evidence: Evidence, path: Path, boundaries: Sequence[Boundary[str]], values: Mapping[str, Tensor]
 ) -> list[LayerCheck]:
-    """Every layer that the file tells apart, by itself, on signs; layers of one input are fed the same."""
-    prefix, x = evidence.trace.prefix, evidence.trace.example.input
+    """Every layer that the file tells apart, by itself, on signs; layers of one input are fed the same.
+
+    Left out are layers and norms that the original does not have, and values that are not of its shapes: the
+    text may be of another graph.
+    """
+    prefix, x, specs = evidence.trace.prefix, evidence.trace.example.input, evidence.networks.specs
     modules = dict(evidence.networks.original.named_modules(remove_duplicate=False))
-    known = [boundary for boundary in boundaries if _is_known(boundary, evidence, modules, values)]
+    known = []
     magnitudes: dict[str, float] = {}
-    for boundary in known:
-        magnitude = magnitude_for(evidence.networks.specs[prefix + boundary.layer], x.dtype)
-        magnitudes[boundary.input] = max(magnitudes.get(boundary.input, 1.0), magnitude)
-    features: dict[str, Tensor] = {}
-    fed: dict[str, Tensor] = {}
-    for boundary in known:
-        shape = _input_features(values, boundary, evidence.networks.specs[prefix + boundary.layer]).shape
-        features[boundary.input] = signs(shape, len(features), magnitudes[boundary.input], x.dtype)
-        fed[boundary.input] = _as_in_file(features[boundary.input], values[boundary.input], boundary.major_in)
-    outputs = inner_values(path, x, [boundary.output for boundary in known], fed) if known else {}
+    shapes: dict[str, Sequence[int]] = {}
+    for boundary in boundaries:
+        spec = specs.get(prefix + boundary.layer)
+        norms = _norms(boundary, modules, prefix)
+        if spec is None or len(norms) < len(boundary.norms):
+            continue
+        try:
+            taken = values[boundary.input]
+            features = _from_file(taken, spec.in_channels, spec.in_rotations, boundary.major_in)
+            _output_of(values, boundary, spec)
+        except (RuntimeError, LookupError):
+            continue
+        known.append((boundary, spec, norms))
+        shapes[boundary.input] = features.shape
+        magnitudes[boundary.input] = max(magnitudes.get(boundary.input, 1.0), magnitude_for(spec, x.dtype))
+    inputs = enumerate(shapes.items())
+    alone = {name: signs(shape, seed, magnitudes[name], x.dtype) for seed, (name, shape) in inputs}
+    fed = {b.input: _as_in_file(alone[b.input], values[b.input], b.major_in) for b, _, _ in known}
+    outputs = inner_values(path, x, [boundary.output for boundary, _, _ in known], fed) if known else {}
     checks = []
-    for boundary in known:
-        name, magnitude = prefix + boundary.layer, magnitudes[boundary.input]
-        spec, alone = evidence.networks.specs[name], features[boundary.input].to(x.device)
-        seen = layer_example(modules[name], spec, alone, _norms(boundary, modules, prefix), magnitude)
-        checks.append(check_alone(name, _output_features(outputs, boundary, spec), seen))
+    for boundary, spec, norms in known:
+        name, random = prefix + boundary.layer, alone[boundary.input].to(x.device)
+        seen = layer_example(modules[name], spec, random, norms, magnitudes[boundary.input])
+        checks.append(check_alone(name, _output_of(outputs, boundary, spec), seen))
     return checks
-
-
-def _is_known(
-    boundary: Boundary[str],
-    evidence: Evidence,
-    modules: Mapping[str, nn.Module],
-    values: Mapping[str, Tensor],
-) -> bool:
-    """Whether the original has that layer and its norms, and the values are of its shapes."""
-    spec = evidence.networks.specs.get(evidence.trace.prefix + boundary.layer)
-    if spec is None or len(_norms(boundary, modules, evidence.trace.prefix)) < len(boundary.norms):
-        return False
-    try:
-        _input_features(values, boundary, spec)
-        _output_features(values, boundary, spec)
-    except (RuntimeError, LookupError):  # the text is of another graph
-        return False
-    return True
 
 
 def _norms(
@@ -125,12 +119,7 @@ def _norms(
     return [(m, shifts) for m, shifts in found if isinstance(m, _BatchNorm) and m.running_var is not None]
 
 
-def _input_features(values: Mapping[str, Tensor], boundary: Boundary[str], spec: KernelSpec) -> Tensor:
-    """``[B, I, N_in, H, W]``."""
-    return _from_file(values[boundary.input], spec.in_channels, spec.in_rotations, boundary.major_in)
-
-
-def _output_features(values: Mapping[str, Tensor], boundary: Boundary[str], spec: KernelSpec) -> Tensor:
+def _output_of(values: Mapping[str, Tensor], boundary: Boundary[str], spec: KernelSpec) -> Tensor:
     """``[B, O, N_out, H, W]``."""
     return _from_file(values[boundary.output], spec.out_channels, spec.out_rotations, boundary.major_out)
 

@@ -14,11 +14,7 @@ from ceconv_convert.files.system import stat_of
 
 
 def onnx_files(path: Path) -> tuple[Path, ...]:
-    """An ONNX file, and the files beside it that hold its weights.
-
-    Raises:
-        UnreadableInputError: where one of them is missing, or no regular file.
-    """
+    """An ONNX file, and the files beside it with its weights; UnreadableInputError if one is no file."""
     stat_of(path)
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
@@ -54,11 +50,7 @@ def path_or_bytes(path: Path) -> str | bytes:
 
 
 def check_file(path: Path) -> None:
-    """The ONNX checker with full shape inference, and standard operators only.
-
-    Raises:
-        ExportError: where the file is not valid, or has operators of another domain.
-    """
+    """Raise ExportError where a file is not valid, shapes inferred, or has non-standard operators."""
     try:
         onnx.checker.check_model(path_or_bytes(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -38,11 +38,8 @@ def check_dtype(dtype: torch.dtype) -> None:
 class OnnxRunner:
     """A session: ``runner(x)`` gives the outputs as a tuple of tensors. 0 threads are one a core.
 
-    Attributes:
-        input: the name of the graph's input.
-        shape: of the input, as declared; None is a dynamic axis.
-        provider: that the session runs on; the CPU's where the requested one does not load.
-        texts: the file's ``metadata_props``.
+    ``input`` is the name of the graph's input and ``shape`` its declared one, None a dynamic axis; ``texts``
+    are the file's ``metadata_props``. The ``provider`` is the CPU's where the requested one does not load.
 
     Raises:
         ExportError: where ONNX Runtime cannot load the file.
@@ -62,11 +59,7 @@ class OnnxRunner:
         self.texts = dict(self._session.get_modelmeta().custom_metadata_map)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Run on a batch.
-
-        Raises:
-            RuntimeError: where ONNX Runtime fails on it.
-        """
+        """Run on a batch; RuntimeError where ONNX Runtime fails on it."""
         try:
             outputs = self._session.run(None, {self.input: x.cpu().numpy()})
         except _FAILURES as error:
@@ -77,52 +70,40 @@ class OnnxRunner:
 def inner_values(
     path: Path, x: Tensor, names: Sequence[str] | None = None, fed: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Values inside a file as ONNX Runtime computes them on the input ``x``, by name.
+    """Values inside a file as ONNX Runtime computes them on the input ``x``, by name; None are all of nodes.
 
-    Each becomes an output of a copy of the graph, which keeps the runtime from fusing across it.
-
-    Args:
-        path: the file.
-        x: its input.
-        names: of the values; None are all outputs of nodes. Sequences and texts are left out.
-        fed: tensors by the name of the value that they replace: the graph is cut there.
+    Each becomes an output of a copy of the graph, which keeps the runtime from fusing across it. Nodes that
+    take a value which is ``fed`` get that tensor instead. Sequences and texts are left out.
 
     Raises:
         ExportError: where the file cannot be loaded, cannot be cut so, or does not run.
     """
-    model, fed = onnx.load(path, load_external_data=False), fed or {}
-    graph, options = model.graph, _options()
-    for node in graph.node:
-        node.output[:] = [f"{name}{_CUT}" if name in fed else name for name in node.output]
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
     if names is None:
         names = [name for node in graph.node for name in node.output if name]
-    found = {name: f"{name}{_CUT}" if name in fed else name for name in names}
-    inner = [value for value in graph.value_info if value.name not in fed]
-    kind, present = graph.input[0].type.tensor_type.elem_type, {value.name for value in graph.input}
-    new = [name for name in fed if name not in present]
-    del graph.value_info[:], graph.output[:]
-    graph.value_info.extend(inner)
-    graph.input.extend(onnx.helper.make_tensor_value_info(name, kind, fed[name].shape) for name in new)
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in found.values())
+    inputs, kind = {graph.input[0].name: x}, graph.input[0].type.tensor_type.elem_type
+    for name, tensor in (fed or {}).items():
+        inputs[f"{name}{_CUT}"] = tensor
+        graph.input.append(onnx.helper.make_tensor_value_info(f"{name}{_CUT}", kind, tensor.shape))
+    for node in graph.node:
+        node.input[:] = [f"{name}{_CUT}" if f"{name}{_CUT}" in inputs else name for name in node.input]
+    names = list(dict.fromkeys(names))
+    del graph.output[:]
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = _options()
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
         options.add_session_config_entry(_FOLDER, str(path.parent.resolve()))
-    inputs = {graph.input[0].name: x, **fed}
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
         )
-        arrays = session.run(
-            list(found.values()), {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
-        )
+        arrays = session.run(names, {name: tensor.cpu().numpy() for name, tensor in inputs.items()})
     except _FAILURES as error:
-        raise ExportError(
-            f"ONNX Runtime cannot run {path.name} value by value: {first_line(error)}"
-        ) from error
-    return {
-        name: torch.from_numpy(array)
-        for name, array in zip(found, arrays, strict=True)
-        if isinstance(array, np.ndarray) and array.dtype.kind in "biuf"
-    }
+        problem = f"ONNX Runtime cannot run {path.name} value by value: {first_line(error)}"
+        raise ExportError(problem) from error
+    found = {name: array for name, array in zip(names, arrays, strict=True) if isinstance(array, np.ndarray)}
+    return {name: torch.from_numpy(array) for name, array in found.items() if array.dtype.kind in "biuf"}
 
 
 def _options(threads: int = 0) -> onnxruntime.SessionOptions:
