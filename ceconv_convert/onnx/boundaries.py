@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -54,10 +54,8 @@ def boundaries_as_text(graph: ir.Graph, boundaries: Iterable[Boundary[ir.Value]]
     def name(value: ir.Value) -> str:
         return (value.name or "") if value.graph is graph else ""
 
-    named = [
-        Boundary(b.layer, name(b.input), name(b.output), b.major_in, b.major_out, b.norms) for b in boundaries
-    ]
-    return json.dumps([asdict(boundary) for boundary in named])
+    named = [{**vars(each), "input": name(each.input), "output": name(each.output)} for each in boundaries]
+    return json.dumps(named, default=vars)  # of folded norms
 
 
 def boundaries_of(texts: Mapping[str, str]) -> list[Boundary[str]]:

@@ -38,26 +38,19 @@ def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = No
             dtype of the original.
     """
     check_dtype(evidence.dtype)
-    run = OnnxRunner(path)
+    run, x = OnnxRunner(path), evidence.trace.example.input
     evidence = _with_fitting_inputs(evidence, run.shape)
     boundaries = boundaries_of(run.texts)
-    values = inner_values(path, evidence.trace.example.input)
+    values = inner_values(path, x)
     steps = evidence.trace.compare_values(
         [value for value in values.values() if value.dtype.is_floating_point and value.numel()],
         folded={boundary.layer for boundary in boundaries if boundary.norms},
     )
-    values[run.input] = evidence.trace.example.input.cpu()
+    values[run.input] = x.cpu()
     rotation = evidence.hue_rotation
     symmetries = rotation.compare(lambda x: Recording(run(x))) if isinstance(rotation, HueRotation) else []
-    return judge(
-        evidence,
-        run,
-        f"{name_of(path)} in ONNX Runtime",
-        layers=_check_layers(evidence, path, boundaries, values),
-        steps=steps,
-        symmetries=symmetries,
-        progress=progress,
-    )
+    layers, name = _check_layers(evidence, path, boundaries, values), f"{name_of(path)} in ONNX Runtime"
+    return judge(evidence, run, name, layers=layers, steps=steps, symmetries=symmetries, progress=progress)
 
 
 def _with_fitting_inputs(evidence: Evidence, declared: Sequence[int | None]) -> Evidence:
