@@ -159,7 +159,7 @@ def test_the_users_inputs_are_fed_one_by_one_to_a_file_of_batch_one(tmp_path, la
     assert [len(x) for x in suited.data] == [1] * 6
     assert torch.equal(torch.cat(suited.data), torch.cat(evidence.data))
     for example in (*suited.random, *suited.user):
-        assert torch.equal(example.original[0], model(example.input))
+        assert torch.equal(example.original.outputs[0], model(example.input))
     assert evidence.fitting((7, 3, None, None)) is evidence
     assert evidence.fitting((None, 3, 32, 32)).user is evidence.user
     assert evidence.fitting((None, 3, 40, 36)).data == ()
