@@ -58,9 +58,14 @@ class PlanRow:
         )
 
     def as_data(self) -> dict[str, object]:
-        """The row as plain data, for reports and provenance records."""
+        """The row as plain data, for reports and provenance records: tuples are lists, as in JSON."""
         shapes = ("rotations", "channels", "kernel_size", "stride", "padding")
-        return {name: getattr(self, name) for name in ("name", "aliases", "kind", *shapes, "form")}
+        fields = ("name", "aliases", "kind", *shapes, "form")
+        return {name: _listed(getattr(self, name)) for name in fields}
+
+
+def _listed(value: object) -> object:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
