@@ -55,8 +55,10 @@ class Terminal:
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
         """Show ``what`` as under way until the block ends; yields a function of steps done and in all."""
+        if self._quiet or not self._err.is_terminal:
+            yield lambda done, total: None  # rich before 14.3 ends even a hidden bar with an empty line
+            return
         columns = (SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn())
-        hidden = self._quiet or not self._err.is_terminal
-        with Progress(*columns, console=self._err, transient=True, disable=hidden) as bar:
+        with Progress(*columns, console=self._err, transient=True) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
