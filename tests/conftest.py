@@ -6,13 +6,18 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the pro
 
 import copy
 import sys
+from dataclasses import replace
 
+import onnx_ir as ir
 import pytest
 import torch
 from hypothesis import settings
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+from ceconv_convert.bench import measure
 from ceconv_convert.cli import main as cli
+from ceconv_convert.onnx import export
+from ceconv_convert.onnx.capture import capture
 
 torch.set_num_threads(1)
 settings.register_profile("seeded", deadline=None, derandomize=True, max_examples=60)
@@ -36,6 +41,33 @@ def one_registry():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(read_once))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_measurements():
+    """Five runs of each candidate, and a small matrix product beside them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "_MOST", measure._LEAST)
+        patch.setattr(measure, "_SIDE", 64)
+        yield
+
+
+@pytest.fixture
+def one_capture(monkeypatch):
+    """torch traces a network once for all forms and processors that a test compiles it for.
+
+    A test may export one network alone, of one dtype.
+    """
+    captured = {}
+
+    def capture_once(module, example, *arguments, fixed, hint=""):
+        key = (frozenset(map(type, module.modules())), example.shape, *arguments, *fixed.items())
+        if key not in captured:
+            captured[key] = capture(module, example, *arguments, fixed=fixed, hint=hint)
+        return replace(captured[key], model=captured[key].model.clone())
+
+    if hasattr(ir.Model, "clone"):  # onnx-ir has it since 0.1.13
+        monkeypatch.setattr(export, "capture", capture_once)
 
 
 @pytest.fixture

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -111,3 +119,43 @@ def same_state(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 def names(folder: Path) -> list[str]:
     """What is in a folder."""
     return sorted(file.name for file in folder.iterdir())
+
+
+def forked(function: Callable[[], object], *, seconds: int = 60) -> tuple[int, str, str]:
+    """Call a function in a copy of this process: its exit code, standard output and standard error.
+
+    Where a test needs a process of its own, but not a new one: torch takes seconds to be imported.
+    """
+    (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+    child = start(function, out_end, err_end, seconds)
+    os.close(out_end)
+    os.close(err_end)
+    with open(out) as out_file, open(err) as err_file, ThreadPoolExecutor() as pool:
+        texts = pool.map(lambda file: file.read(), (out_file, err_file))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), *texts
+
+
+def start(function: Callable[[], object], out: int = 1, err: int = 2, seconds: int = 60) -> int:
+    """Start a copy of this process that calls a function and ends: its number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's, of the threads of runtimes
+        child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        signal.alarm(seconds)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+        function()
+        code = 0
+    except SystemExit as exit_:
+        code = exit_.code or 0
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, AttributeError):
+                stream.flush()
+        os._exit(code)

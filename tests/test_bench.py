@@ -33,6 +33,7 @@ def test_candidates_are_interleaved_and_the_first_rounds_discarded():
     assert {name: len(found) for name, found in times.items()} == dict.fromkeys("abc", len(order) // 3 - 2)
 
 
+@pytest.mark.slow
 def test_multiplications_are_those_of_the_definition(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(CEConv2d(1, 3, 3, 4, 3), CEConv2d(3, 3, 4, 8, 3, padding=1)).eval()
@@ -47,6 +48,8 @@ def test_multiplications_are_those_of_the_definition(tmp_path):
     assert found["fourier"] < found["conv2d"]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_capture")
 def test_a_measurement(tmp_path):
     torch.manual_seed(0)
     model = shake(small_network()).eval()
@@ -82,6 +85,7 @@ def test_a_measurement(tmp_path):
     json.dumps(asdict(bench))
 
 
+@pytest.mark.slow
 def test_what_is_wrong_shows(tmp_path):
     """The speed of something that computes another thing is worth nothing: the error stands beside it."""
     model = small_network().eval()
@@ -177,6 +181,8 @@ def test_providers():
         provider_named("warp")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_capture")
 def test_the_command_line_measures_and_reports(run, folder):
     torch.save(shake(small_network()), "a.pt")
     code, out, err = run(
@@ -223,6 +229,7 @@ def test_what_cannot_be_asked_for(run, folder, arguments, sentence):
     assert sorted(path.name for path in folder.iterdir()) == ["a.pt"]
 
 
+@pytest.mark.slow
 def test_auto_alone_names_its_output(run, folder):
     torch.save(shake(small_network()), "a.pt")
     code, out, _ = run("a.pt", "--form", "auto")

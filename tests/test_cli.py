@@ -25,7 +25,7 @@ from ceconv_convert.forms.table import FORMS
 from ceconv_convert.onnx.export import DEFAULT_OPSET
 from ceconv_convert.onnx.runtime import OnnxRunner
 from tests import foreign, hostile
-from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, names, relative, same_state, small_network
+from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, forked, names, relative, same_state, small_network
 from tests.test_verify import Deciding
 
 
@@ -75,6 +75,7 @@ def test_quiet_leaves_the_verdict(run, folder):
     assert out.startswith("PASS: ")
 
 
+@pytest.mark.slow
 def test_opset_and_input_shape_are_used(run, folder):
     code, out, _ = run(GOLDEN_SEQUENTIAL, "-o", "a.onnx", "--opset", "20", "--input-shape", "3x19x23")
     assert code == 0
@@ -119,6 +120,7 @@ def test_a_failed_verdict_writes_nothing(run, folder, monkeypatch):
     assert names(folder) == []
 
 
+@pytest.mark.slow
 def test_a_failed_onnx_verdict_writes_nothing_at_all(run, folder, monkeypatch):
     original = candidates.write_judged_onnx
 
@@ -203,10 +205,8 @@ def test_a_dry_run_shows_refusals(run, folder):
     assert "1 is refused: its output is gated by the input" in out
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["lightning_resnet44.ckpt", "imagenet_hybrid18.pth.tar", "half_resnet18.pth", "whole_module_cecnn.pt"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["imagenet_hybrid18.pth.tar", "half_resnet18.pth", "whole_module_cecnn.pt"])
 def test_a_checkpoint_becomes_onnx_without_the_code_that_trained_it(run, folder, name):
     checkpoint = GOLDEN_SEQUENTIAL.with_name(name)
     code, out, _ = run(checkpoint, "-o", "a.onnx", "--quiet")
@@ -258,6 +258,7 @@ LOADS_NOT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "further"), LOADS_NOT.items(), ids=["import", "help", "convert"])
 def test_importing_stays_light(code, further):
     heavy = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "matplotlib", "jinja2", "PIL", *further}
@@ -276,6 +277,7 @@ def test_what_needs_the_extra_says_so_before_anything_is_read(run, folder, monke
     assert "pip install 'ceconv-convert[report]'" in err
 
 
+@pytest.mark.slow
 def test_without_the_extra_everything_else_works(folder):
     """JSON reports and arrays as inputs; in a process of its own, where the libraries cannot be imported."""
     np.save("x.npy", np.ones((2, 3, 20, 24), np.float32))
@@ -314,6 +316,7 @@ def test_a_shell_completes_the_options():
     assert "complete -o nosort -F _ceconv_convert_completion ceconv-convert" in finished.stdout
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_clean_lines(tmp_path):
     output = tmp_path / "a.onnx"
     finished = python("-m", "ceconv_convert", GOLDEN_SEQUENTIAL, "-o", output)
@@ -322,6 +325,7 @@ def test_a_pipe_gets_clean_lines(tmp_path):
     assert "\x1b" not in finished.stdout
 
 
+@pytest.mark.slow
 def test_the_fixture_is_classified_alike(run, folder):
     import runpy
 
@@ -388,6 +392,7 @@ def test_a_link_to_the_input_is_the_input(run, folder):
     assert (folder / "model.pt").read_bytes() == GOLDEN_SEQUENTIAL.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_terminal_without_arrows_is_no_reason_to_fail(tmp_path):
     finished = python(
         "-m", "ceconv_convert", GOLDEN_SEQUENTIAL, "--dry-run", PYTHONIOENCODING="ascii", LC_ALL="C"
@@ -396,6 +401,7 @@ def test_a_terminal_without_arrows_is_no_reason_to_fail(tmp_path):
     assert "1?3" in finished.stdout
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_failed_verdict(tmp_path):
     call = f"{sys.executable} -m ceconv_convert {GOLDEN_SEQUENTIAL} --dry-run"
     finished = subprocess.run(
@@ -405,29 +411,39 @@ def test_a_reader_that_goes_away_is_no_failed_verdict(tmp_path):
     assert finished.stderr == ""
 
 
-STOPPED = """
-import os, signal, sys
-from ceconv_convert.cli import main as cli
-from ceconv_convert.cli import candidates
-signal.signal({number}, {before})
-save = candidates.save_module
-def stop(*arguments, **options):
-    os.kill(os.getpid(), {number})
-    return save(*arguments, **options)
-candidates.save_module = stop
-sys.argv = ["ceconv-convert", {model!r}, "-o", "out.pt"]
-cli.main()
-"""
+def stopped(number, before, monkeypatch):
+    """Run in a process that gets a signal when its output is about to be written: code, outputs, errors."""
+    save = candidates.save_module
+
+    def stop(*arguments, **options):
+        os.kill(os.getpid(), number)
+        return save(*arguments, **options)
+
+    def main():
+        signal.signal(number, before)
+        cli.main()
+
+    monkeypatch.setattr(candidates, "save_module", stop)
+    monkeypatch.setattr(sys, "argv", ["ceconv-convert", str(GOLDEN_SEQUENTIAL), "-o", "out.pt"])
+    return forked(main)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a shell's redirection")
-def test_closed_streams_do_not_reach_into_outputs(folder):
-    command = f"exec {sys.executable} -m ceconv_convert '{GOLDEN_SEQUENTIAL}' -o a.onnx <&- >&- 2>&-"
-    assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == 0
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="descriptors of Unix")
+def test_closed_streams_do_not_reach_into_outputs(folder, monkeypatch):
+    def without_streams():
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            os.close(number)
+            setattr(sys, name, None)  # as in a new Python
+        cli.main()
+
+    monkeypatch.setattr(sys, "argv", ["ceconv-convert", str(GOLDEN_SEQUENTIAL), "-o", "a.onnx"])
+    assert forked(without_streams)[0] == 0
     assert names(folder) == ["a.onnx"]
     onnx.checker.check_model("a.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the device of Linux")
 @pytest.mark.parametrize("option", ["--dry-run", "--help"])
 def test_a_terminal_that_takes_nothing_is_said(option):
@@ -473,24 +489,23 @@ def test_links_that_go_in_a_circle_or_nowhere(run, folder):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_leaves_nothing_behind(folder, name):
-    number = signal.Signals[name].value
-    before = "signal.default_int_handler" if name == "SIGINT" else "signal.SIG_DFL"
-    finished = python("-c", STOPPED.format(number=number, model=str(GOLDEN_SEQUENTIAL), before=before))
-    assert finished.returncode == 128 + number
-    assert "Traceback" not in finished.stderr
+def test_a_signal_leaves_nothing_behind(folder, name, monkeypatch):
+    number = signal.Signals[name]
+    before = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    code, _, err = stopped(number, before, monkeypatch)
+    assert code == 128 + number
+    assert "Traceback" not in err
     assert names(folder) == []
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_an_ignored_signal_stays_ignored(folder, name):
+def test_an_ignored_signal_stays_ignored(folder, name, monkeypatch):
     """As under nohup, and as shells do with what they start in the background."""
-    number = signal.Signals[name].value
-    script = STOPPED.format(number=number, model=str(GOLDEN_SEQUENTIAL), before="signal.SIG_IGN")
-    assert python("-c", script).returncode == 0
+    assert stopped(signal.Signals[name], signal.SIG_IGN, monkeypatch)[0] == 0
     assert names(folder) == ["out.pt"]
 
 
+@pytest.mark.slow
 def test_a_network_that_ends_in_decisions_converts(run, folder):
     torch.save(Deciding(), "deciding.pt")
     code, out, _ = run("deciding.pt", "--allow", "tests.test_verify.Deciding", "-o", "a.onnx")
@@ -506,6 +521,7 @@ CHECKPOINTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_a_checkpoint_stays_a_checkpoint(run, folder, name):
     source = GOLDEN_SEQUENTIAL.with_name(name)
@@ -557,6 +573,7 @@ def odd_network():
     )
 
 
+@pytest.mark.slow
 def test_every_output_says_where_it_comes_from(run, folder):
     outputs = ["a.pt", "b.safetensors", "c.onnx"]
     assert run(COLOR_DIGITS, *(x for name in outputs for x in ("-o", name)))[0] == 0
@@ -580,6 +597,7 @@ def test_every_output_says_where_it_comes_from(run, folder):
     assert load("a.pt").state_dict().keys() == load_file("b.safetensors").keys()
 
 
+@pytest.mark.slow
 def test_the_same_call_writes_the_same_bytes(run, folder):
     for name in ("a.pt", "a.safetensors", "a.onnx"):
         contents = []
@@ -590,6 +608,7 @@ def test_the_same_call_writes_the_same_bytes(run, folder):
         assert contents[0] == contents[1], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_a_network_that_onnx_runtime_cannot_run_is_exported_in_float32(run, folder, dtype):
     model = small_network().to(dtype)
@@ -604,6 +623,7 @@ def test_a_network_that_onnx_runtime_cannot_run_is_exported_in_float32(run, fold
     assert relative(found, model.double()(x.double())) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float16])
 def test_a_file_in_whatever_dtype_is_judged_on_the_users_inputs_too(run, folder, dtype):
     model = small_network()

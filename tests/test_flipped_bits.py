@@ -163,6 +163,7 @@ def in_onnx(path):
     path.write_bytes(b"\x08\x08\x12\x07pytorch")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("write", "name", "sentence"),

@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 from ceconv_convert import CEConv2d, ConversionError, load, migrate_checkpoint
+from ceconv_convert.cli import main as cli
 from ceconv_convert.errors import UnreadableInputError
-from tests.support import FIXTURES, small_network
+from tests.support import FIXTURES, forked, same_state, small_network
 
 GOLDEN = FIXTURES / "golden" / "checkpoints"
 FILES = sorted(path for path in GOLDEN.iterdir() if not path.name.endswith(".io.safetensors"))
@@ -118,23 +119,23 @@ def test_a_path_that_climbs_out_is_not_followed(tmp_path, name):
     assert not Path("/tmp/climbed").exists()
 
 
-def in_a_small_process(path, *, seconds=60, gigabytes=4):
-    """The command line under limits of memory and time."""
-    limit = int(gigabytes * 2**30)
-    return subprocess.run(
-        [sys.executable, "-m", "ceconv_convert", str(path), "-o", str(path.with_name("out.onnx"))],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=seconds,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-    )
+def in_a_small_process(path, *, seconds=60, gigabytes=2):
+    """The command line, with as much more memory as that, and as much time: its code, outputs and errors."""
+
+    def main():
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + gigabytes * 2**30
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        sys.argv = ["ceconv-convert", str(path), "-o", str(path.with_name("out.onnx"))]
+        cli.main()
+
+    return forked(main, seconds=seconds)
 
 
 def views(tmp_path):
-    """A hundred thousand views that claim 100 GB together."""
+    """Thirty thousand views that claim 30 GB together."""
     one = torch.zeros(2**18)
-    state = {f"k{i}.weight": one.expand(1, 2**18) if i % 2 else one[i:] for i in range(100_000)}
+    state = {f"k{i}.weight": one.expand(1, 2**18) if i % 2 else one[i:] for i in range(30_000)}
     torch.save(state, tmp_path / "a.pt")
 
 
@@ -157,7 +158,7 @@ def shared(tmp_path):
 
 def keys(tmp_path):
     state = small_network().state_dict()
-    state.update({f"extra.{i}.weight": torch.ones(()) for i in range(100_000)})
+    state.update({f"extra.{i}.weight": torch.ones(()) for i in range(30_000)})
     torch.save(state, tmp_path / "a.pt")
 
 
@@ -189,6 +190,7 @@ def memory(tmp_path):
     _raw_archive(tmp_path / "a.pt", body + b".")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build", [views, prefixes, nests, shared, keys, header, brackets, brackets_in_an_index, memory]
 )
@@ -196,19 +198,23 @@ def test_memory_and_time_are_bounded(tmp_path, build):
     build(tmp_path)
     (path,) = tmp_path.iterdir()
     start = time.monotonic()
-    finished = in_a_small_process(path)
-    assert finished.returncode == 2, finished.stdout + finished.stderr
-    assert finished.stderr.startswith("Error: ")
-    assert "Traceback" not in finished.stderr
+    code, out, err = in_a_small_process(path)
+    assert code == 2, out + err
+    assert err.startswith("Error: ")
+    assert "Traceback" not in err
     assert time.monotonic() - start < 45
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("source", FILES, ids=lambda path: path.name)
 def test_damaged_copies_of_every_container_are_errors_or_harmless(tmp_path, source):
-    """Bytes flipped, cut out and zeroed: an error of the family, or a network."""
+    """Bytes flipped, cut out and zeroed: an error of the family, or the very same network.
+
+    Formats without checksums cannot tell damaged numbers; but no more of them change than bytes were damaged.
+    """
     random_ = random.Random(source.name)
     whole = source.read_bytes()
+    expected = load(source).state_dict()
     path = tmp_path / source.name
     for _ in range(25):
         content = bytearray(whole)
@@ -225,4 +231,9 @@ def test_damaged_copies_of_every_container_are_errors_or_harmless(tmp_path, sour
             del content[start:]
         path.write_bytes(content)
         with contextlib.suppress(ConversionError):
-            load(path)
+            found = load(path).state_dict()
+            if zipfile.is_zipfile(source):
+                assert same_state(found, expected)
+            else:
+                assert found.keys() == expected.keys()
+                assert sum(int((found[key] != expected[key]).sum()) for key in expected) <= 200

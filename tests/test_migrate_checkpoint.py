@@ -209,6 +209,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_streaming_holds_no_more_than_a_layer(tmp_path):
     """384 MB in layers of 4 MB: the process grows by a few of them, and by a chunk of 16 MB."""
     state = {f"{i}.weight": torch.randn(64, 1820, 3, 3, 1) for i in range(96)}

@@ -1,6 +1,7 @@
 """Damaged conversions: every mutation of every kind of layer is caught, and the layer is named."""
 
 import copy
+import functools
 
 import numpy as np
 import onnx
@@ -56,6 +57,27 @@ def evidence(original):
     return gather(original)
 
 
+@pytest.fixture(scope="module")
+def converted(original, evidence):
+    """The network in each form; undamaged, it passes."""
+    found = {form: convert(original, form) for form in FORMS}
+    assert all(judge_module(evidence, model, "the network").passed for model in found.values())
+    return found
+
+
+@pytest.fixture(scope="module")
+def exported(original, tmp_path_factory):
+    """The network's file in a form, and its verdict: written once."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    @functools.cache
+    def written(form):
+        path = folder / f"{form}.onnx"
+        return path, export_onnx(original, path, form=form)
+
+    return written
+
+
 def one(layer):
     layer.weight.view(-1)[7].add_(1e-3)
 
@@ -102,12 +124,11 @@ MUTATIONS = [one, swapped, rolled, off_in_one_channel, padded, biased, transpose
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
 @pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
-def test_a_damaged_layer_is_caught_and_named(original, evidence, name, mutate, form):
-    converted = convert(original, form)
-    assert judge_module(evidence, converted, "the network").passed
+def test_a_damaged_layer_is_caught_and_named(converted, evidence, name, mutate, form):
+    damaged = copy.deepcopy(converted[form])
     with torch.no_grad():
-        mutate(converted.get_submodule(name))
-    verdict = judge_module(evidence, converted, "the network")
+        mutate(damaged.get_submodule(name))
+    verdict = judge_module(evidence, damaged, "the network")
     assert not verdict.passed
     assert str(verdict).startswith(f"FAIL: the network: layer {name}: "), str(verdict)
 
@@ -141,10 +162,11 @@ def weight_named(file, name):
     return next(index for index, tensor in enumerate(file.graph.initializer) if tensor.name == name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
-def test_damage_in_an_onnx_file_is_caught_and_named(original, evidence, tmp_path, form):
-    path = tmp_path / "a.onnx"
-    assert export_onnx(original, path, form=form).passed
+def test_damage_in_an_onnx_file_is_caught_and_named(exported, evidence, tmp_path, form):
+    path, verdict = exported(form)
+    assert verdict.passed
     whole = onnx.load(path)
     names = [tensor.name for tensor in whole.graph.initializer if tensor.name.endswith((".weight", ".bias"))]
     assert len({name.split(".")[0] for name in names}) >= 5
@@ -172,6 +194,7 @@ def drowned(original):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", EXPORTED_FORMS)
 def test_layers_of_a_file_are_judged_by_themselves(drowned, tmp_path, form):
     """Rotations rolled by one, in a network whose outputs hardly know it."""
@@ -193,16 +216,17 @@ def test_layers_of_a_file_are_judged_by_themselves(drowned, tmp_path, form):
         assert f"layer {name}: its error" in str(verdict)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", EXPORTED_FORMS)
-def test_every_layer_of_a_file_is_found(original, tmp_path, form):
-    verdict = export_onnx(original, tmp_path / "a.onnx", form=form)
+def test_every_layer_of_a_file_is_found(exported, form):
+    _, verdict = exported(form)
     assert sorted(check.name for check in verdict.layers) == sorted(KINDS.values())
     assert all(check.random.error_over_tolerance < 0.5 for check in verdict.layers)
 
 
-def test_the_first_of_several_damages_is_named(original, evidence, tmp_path):
-    export_onnx(original, tmp_path / "a.onnx")
-    file = onnx.load(tmp_path / "a.onnx")
+@pytest.mark.slow
+def test_the_first_of_several_damages_is_named(exported, evidence, tmp_path):
+    file = onnx.load(exported("auto")[0])
     for name in ("even.weight", "hidden.weight"):
         index = weight_named(file, name)
         values = numpy_helper.to_array(file.graph.initializer[index])[..., ::-1].copy()

@@ -264,7 +264,8 @@ CHANGES = {
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 def test_a_tensor_that_cannot_be_is_no_error_of_torchs(tmp_path, build, change):
     state, path = build(), tmp_path / "a.pt"
-    for key in (key for key, tensor in state.items() if tensor.dim() > 1):
+    kinds = {(key.split(".")[-1], tensor.dim()): key for key, tensor in state.items() if tensor.dim() > 1}
+    for key in kinds.values():
         odd = dict(state) | {key: change(state[key])}
         torch.save(odd, path)
         for use in (

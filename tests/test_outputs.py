@@ -408,6 +408,7 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_a_signal_while_the_report_is_made_leaves_nothing(run, folder, model, monkeypatch):
     for number, sentence in ((signal.SIGTERM, "Stopped"), (signal.SIGINT, "Interrupted")):
@@ -546,6 +547,7 @@ def test_names_with_a_null_byte(folder, model):
 STRANGE = os.fsdecode(b"a\xff")
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text(run, folder):
     place = f"{STRANGE}/"
     os.mkdir(place)
@@ -576,6 +578,7 @@ def test_names_that_are_no_text(run, folder):
         assert "a\ufffd" in json.loads(Path("r.json").read_text("utf-8"))["line"]
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_in_sentences(run, folder):
     for arguments in (
         (f"{STRANGE}.pt",),

@@ -30,6 +30,7 @@ SHAPE = ("--input-shape", "3,16,16")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_reports(run, folder):
     outputs = ("-o", "a.onnx", "-o", "a.safetensors", "--report", "r.json", "--report", "r.html")
     code, out, _ = run(COLOR_DIGITS, *SHAPE, *outputs, "--inputs", IMAGES)
@@ -72,6 +73,7 @@ def test_a_run_writes_its_reports(run, folder):
             assert abs(rotations[rotation][step] - rolled) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_schema_is_what_the_documentation_says(run, folder):
     run(COLOR_DIGITS, *SHAPE, "-o", "a.pt", "-o", "a.onnx", "--bench", "--report", "r.json")
     text = (FIXTURES.parent / "docs" / "report.md").read_text()
@@ -89,6 +91,8 @@ def test_the_schema_is_what_the_documentation_says(run, folder):
     assert documented - found == set()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_capture")
 def test_the_same_seed_gives_the_same_bytes(run, folder):
     for name in ("one", "two"):
         (folder / name).mkdir()
@@ -232,6 +236,7 @@ def candidates(folder, model):
     return ["module.pt", "weights.safetensors", "expanded.safetensors", "migrated.ckpt"]
 
 
+@pytest.mark.slow
 def test_files_that_exist_are_judged(run, folder):
     model = small_network()
     torch.save(model, "a.pt")
@@ -250,6 +255,7 @@ def test_files_that_exist_are_judged(run, folder):
         assert out.splitlines()[-1].startswith(f"FAIL: {name}")
 
 
+@pytest.mark.slow
 def test_a_damaged_graph_names_its_layer(run, folder):
     torch.save(small_network(), "a.pt")
     run("a.pt", "-o", "graph.onnx", "--form", "conv3d")
@@ -307,6 +313,7 @@ def test_what_cannot_be_judged_is_one_sentence(run, folder, arguments, sentence)
     assert names(folder) == before
 
 
+@pytest.mark.slow
 def test_the_users_inputs_in_every_kind_of_file(run, folder):
     with np.load(IMAGES) as arrays:
         images, labels = arrays["images"][:40], arrays["labels"][:40]
@@ -348,6 +355,7 @@ def test_a_report_that_cannot_be_written_is_said(tmp_path):
         write_report({}, tmp_path / "none" / "r.json")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_in_a_real_browser(run, folder, scheme):
@@ -374,6 +382,7 @@ def test_the_page_in_a_real_browser(run, folder, scheme):
     assert "PASS" in dom
 
 
+@pytest.mark.slow
 def test_a_network_of_features_has_a_report_without_a_wheel(run, folder):
     torch.manual_seed(0)
     torch.save(nn.Sequential(CEConv2d(4, 4, 5, 2, 3), CEConv2d(4, 4, 2, 2, 3)), "a.pt")
@@ -383,6 +392,7 @@ def test_a_network_of_features_has_a_report_without_a_wheel(run, folder):
     assert "Hue sweep" not in (folder / "r.html").read_text()
 
 
+@pytest.mark.slow
 def test_reading_a_report_changes_nothing(run, folder):
     run(COLOR_DIGITS, *SHAPE, "-o", "a.safetensors", "--report", "r.json")
     report = json.loads((folder / "r.json").read_text())

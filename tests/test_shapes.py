@@ -94,6 +94,7 @@ def test_batches_of_one_in_the_users_inputs_are_taken_off_too():
         gather(small_network(), (3, 19, 23), data=torch.ones(2, 4, 19, 23))
 
 
+@pytest.mark.slow
 def test_the_public_functions_take_a_batch_of_one(tmp_path):
     model = small_network()
     assert verify(model, convert(model), input_shape=(1, 3, 19, 23)).passed
@@ -119,6 +120,7 @@ def test_shapes_on_the_command_line(run, folder, given, code, sentence):
     assert (found, sentence in out + err) == (code, True), out + err
 
 
+@pytest.mark.slow
 def test_a_file_of_a_fixed_size_says_that_inputs_are_of_another(run, folder):
     """torch exports this pooling for the example's size alone."""
     torch.save(

@@ -89,6 +89,7 @@ FIXED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["auto", "conv2d"])
 @pytest.mark.parametrize("function", FIXED, ids=lambda function: function.__name__)
 def test_what_cannot_be_dynamic_is_fixed_with_the_reason(tmp_path, function, form):
@@ -130,6 +131,7 @@ def test_a_network_without_branches_stays_dynamic(tmp_path, recwarn):
     assert OnnxRunner(tmp_path / "a.onnx").shape == (None, 3, None, None)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_wrong_at_odd_sizes_or_in_large_batches_is_not_passed(tmp_path):
     """Of a file that exists nothing is known but that its axes are dynamic."""
     for function in (padded_when_odd, halved_in_even_batches):
@@ -140,6 +142,7 @@ def test_a_file_that_is_wrong_at_odd_sizes_or_in_large_batches_is_not_passed(tmp
         assert not verdict.passed
 
 
+@pytest.mark.slow
 def test_a_file_of_fixed_axes_is_judged_on_inputs_of_these(tmp_path):
     model, path = small_network(), tmp_path / "a.onnx"
     for fixed in (["size"], ["batch"], ["size", "batch"]):
@@ -165,6 +168,7 @@ def test_the_users_inputs_are_fed_one_by_one_to_a_file_of_batch_one(tmp_path, la
     assert evidence.fitting((None, 3, 40, 36)).data == ()
 
 
+@pytest.mark.slow
 def test_assumptions_are_what_the_forward_pass_looked_at():
     example = torch.randn(2, 3, 32, 32)
     captured = capture(Sized(halved_in_batches_of_eight_and_wide).eval(), example, 18, fixed={})
@@ -197,6 +201,7 @@ def attention(features):
     return F.scaled_dot_product_attention(y, y, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["auto", "conv2d"])
 @pytest.mark.parametrize(("function", "sentence"), INSTEAD.values(), ids=INSTEAD)
 def test_what_torch_cannot_export_says_what_to_do_instead(tmp_path, function, sentence, form):

@@ -74,6 +74,7 @@ def test_a_model_without_numbers_cannot_be_judged():
         verify(model, model)
 
 
+@pytest.mark.slow
 def test_no_false_alarms_on_many_networks():
     for seed in range(20):
         model = small_network(rotations=2 + seed % 5, width=3 + seed % 4, seed=seed)
