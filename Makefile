@@ -1,22 +1,29 @@
-# Needs Python ≥ 3.10, make and the package index. Everything lands in .venv and demo-output.
+# Needs Python ≥ 3.10, make and the package index. Everything lands in .venv, .venv-* and demo-output.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT := demo-output
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PYTEST := -m pytest --numprocesses logical --dist worksteal
 
-.PHONY: help demo test lint format fixture clean
+.PHONY: help demo test quick oldest newest lint format fixture clean
 
 help:
 	@echo "make demo     convert the trained fixture to .safetensors and .onnx, and compare on its test images"
-	@echo "make test     lint, types, tests"
+	@echo "make test     lint, types, all tests"
+	@echo "make quick    lint, types, and the tests that catch most mistakes, within a minute"
+	@echo "make oldest   the quick tests with the lowest declared versions, in .venv-oldest"
+	@echo "make newest   the quick tests with the newest versions that there are, in .venv-newest"
 	@echo "make format   apply the formatter"
 	@echo "make fixture  train the fixture again"
 	@echo "make clean    remove what the others made"
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: CONSTRAINTS := --constraint constraints.txt
+.venv-oldest/installed: CONSTRAINTS := --constraint constraints-oldest.txt
+$(VENV)/installed .venv-oldest/installed .venv-newest/installed: pyproject.toml constraints.txt constraints-oldest.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP_INSTALL) $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@
 
 demo: $(VENV)/installed
@@ -26,7 +33,13 @@ demo: $(VENV)/installed
 	$(BIN)/python fixtures/agreement.py $(OUT)/color_digits.safetensors $(OUT)/color_digits.onnx
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
+
+quick: lint
+	$(BIN)/python $(PYTEST) -m "not slow"
+
+oldest newest: %: .venv-%/installed
+	$(<D)/bin/python $(PYTEST) -m "not slow"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -38,8 +51,8 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 
 fixture: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fixtures]'
+	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[fixtures]'
 	$(BIN)/python fixtures/train_color_digits.py
 
 clean:
-	rm -rf $(VENV) $(OUT) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* $(OUT) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 
 import onnx
@@ -75,17 +76,14 @@ def write_onnx(
         SpecError: for an unknown processor.
         OutputError: where the file cannot be written.
     """
+    if "prefer_deferred_runtime_asserts_over_guards" not in signature(torch.export.export).parameters:
+        raise ExportError(f".onnx files need torch 2.9 or newer, found {torch.__version__}")
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= opset <= newest:
         raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
     block = block_of(processor)  # raises before the export takes its time
     module = unwrapped(copy_model(model).eval())
     symbolic = any(isinstance(layer, SymbolicLayer) for layer in module.modules())
-    if symbolic and not hasattr(getattr(torch.onnx, "ops", None), "symbolic"):
-        raise ExportError(
-            f"the forms auto and fourier of .onnx files need torch 2.8 or newer, found {torch.__version__}: "
-            "export with the form conv2d or conv3d"
-        )
     with _export_errors("the network cannot be run for the compiler"):
         layers = name_layers(module, example)
     captured = capture(
