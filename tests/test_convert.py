@@ -249,6 +249,7 @@ def test_a_layer_compiled_by_itself_says_what_to_do():
         convert(model)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch 2.10's own, where it compiles
 def test_a_compiled_network_converts_inside():
     model = small_network()
     compiled = torch.compile(model, backend="eager")

@@ -104,7 +104,7 @@ class CEConv2d(nn.Conv2d):
             weight = self.pointwise_weight * self.weight if self.separable else self.weight
             expanded = expand_cyclic(weight, self.out_rotations)  # of [O, I, N_in, kh, kw]
         x = input.reshape(input.shape[0], self.in_channels * self.in_rotations, *input.shape[-2:])
-        bias = None if self.bias is None else self.bias.repeat_interleave(self.out_rotations)
+        bias = None if self.bias is None else self.bias.repeat_interleave(self.out_rotations, 0)
         y = F.conv2d(x, fold(expanded), bias, self.stride, self.padding)
         features: Tensor = y.contiguous().unflatten(1, (self.out_channels, self.out_rotations))
         return features

@@ -77,7 +77,7 @@ def write_onnx(
         OutputError: where the file cannot be written.
     """
     if "prefer_deferred_runtime_asserts_over_guards" not in signature(torch.export.export).parameters:
-        raise ExportError(f".onnx files need torch 2.9 or newer, found {torch.__version__}")
+        raise ExportError(f".onnx files need torch 2.10 or newer, found {torch.__version__}")
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= opset <= newest:
         raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
