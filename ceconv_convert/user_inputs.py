@@ -15,7 +15,8 @@ import math
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,13 +126,19 @@ def _readers(path: Path) -> dict[str, Callable[[], Array]]:
     if path.suffix.lower() == ".npy":
         return {_IMAGES[0]: partial(_read_array, lambda: path.open("rb"), path.stat().st_size)}
     if path.suffix.lower() == ".npz":
-        archive = zipfile.ZipFile(path)
-        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        with zipfile.ZipFile(path) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         return {
-            name: partial(_read_array, partial(archive.open, member), member.file_size)
+            name: partial(_read_array, partial(_open_member, path, member), member.file_size)
             for name, member in members.items()
         }
     return {name: partial(_read_tensor, tensor) for name, tensor in open_stored(path).tensors.items()}
+
+
+@contextmanager
+def _open_member(path: Path, member: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+        yield file
 
 
 def _read_tensor(stored: StoredTensor) -> Array:
@@ -144,7 +151,7 @@ def _read_tensor(stored: StoredTensor) -> Array:
     return array
 
 
-def _read_array(open_file: Callable[[], IO[bytes]], size: int) -> Array:
+def _read_array(open_file: Callable[[], AbstractContextManager[IO[bytes]]], size: int) -> Array:
     """An array in numpy's format, from a file of ``size`` bytes."""
     with open_file() as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a header that Python 2 wrote
