@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ceconv_convert.checkpoint.migrate import migrate_checkpoint as migrate_checkpoint
     from ceconv_convert.checkpoint.state_dict import migrate_state_dict as migrate_state_dict
     from ceconv_convert.conversion.convert import convert as convert
+    from ceconv_convert.conversion.plan import Plan as Plan
     from ceconv_convert.conversion.plan import plan as plan
-    from ceconv_convert.conversion.plan_table import Plan as Plan
     from ceconv_convert.layers.ceconv2d import CEConv2D as CEConv2D
     from ceconv_convert.layers.ceconv2d import CEConv2d as CEConv2d
     from ceconv_convert.layers.pooling import GroupCosetAvgPool as GroupCosetAvgPool
@@ -44,8 +44,7 @@ else:
         "checkpoint.migrate": ("migrate_checkpoint",),
         "checkpoint.state_dict": ("migrate_state_dict",),
         "conversion.convert": ("convert",),
-        "conversion.plan": ("plan",),
-        "conversion.plan_table": ("Plan",),
+        "conversion.plan": ("Plan", "plan"),
         "layers.ceconv2d": ("CEConv2D", "CEConv2d"),
         "layers.pooling": ("GroupCosetAvgPool", "GroupCosetMaxPool", "GroupMaxPool2d"),
         "verification.verdict": ("Verdict",),

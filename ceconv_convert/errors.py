@@ -1,7 +1,5 @@
 """The one family of errors that this package raises on purpose."""
 
-from __future__ import annotations
-
 
 class ConversionError(Exception):
     """Base of every error raised on purpose.

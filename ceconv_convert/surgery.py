@@ -1,7 +1,5 @@
 """Copy modules, replace them inside a model, and find the network inside its wrappers."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 

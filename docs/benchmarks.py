@@ -17,9 +17,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from ceconv_convert.architectures.blocks import BasicBlock, Bottleneck
 from ceconv_convert.architectures.cecnn import CECNN
-from ceconv_convert.architectures.resnet import HybridResNet, ResNet
+from ceconv_convert.architectures.resnet import BasicBlock, Bottleneck, HybridResNet, ResNet
 from ceconv_convert.bench.bench_table import HEADINGS, bench_as_lines, row_as_texts
 from ceconv_convert.bench.measure import measure
 from ceconv_convert.conversion.convert import convert

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from ceconv_convert import CEConv2d, GroupCosetMaxPool, convert, load, plan, verify
-from ceconv_convert.architectures.blocks import Bottleneck
-from ceconv_convert.architectures.resnet import ResNet
+from ceconv_convert.architectures.resnet import Bottleneck, ResNet
 from ceconv_convert.conversion.find import find_layers
 from ceconv_convert.errors import InputShapeError, UnreadableInputError
 from ceconv_convert.files.sanity import check_skeleton

@@ -13,10 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ceconv_convert import CEConv2d, convert, load, verify
-from ceconv_convert.architectures.blocks import BasicBlock, Bottleneck
 from ceconv_convert.architectures.cecnn import CECNN
 from ceconv_convert.architectures.registry import recognize
-from ceconv_convert.architectures.resnet import HybridResNet, ResNet
+from ceconv_convert.architectures.resnet import BasicBlock, Bottleneck, HybridResNet, ResNet
 from ceconv_convert.errors import SpecError, UnreadableInputError
 from tests import hostile
 from tests.support import FIXTURES, relative, same_state, shake, small_network

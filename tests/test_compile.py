@@ -13,14 +13,13 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from ceconv_convert import CEConv2d, GroupCosetMaxPool, GroupMaxPool2d, convert, export_onnx
-from ceconv_convert.architectures.blocks import BasicBlock, Bottleneck
 from ceconv_convert.architectures.cecnn import CECNN
-from ceconv_convert.architectures.resnet import HybridResNet, ResNet
+from ceconv_convert.architectures.resnet import BasicBlock, Bottleneck, HybridResNet, ResNet
 from ceconv_convert.errors import ExportError
 from ceconv_convert.onnx import compile as compiling
 from ceconv_convert.onnx.deliver import exportable
-from ceconv_convert.onnx.explain import choices_as_lines
 from ceconv_convert.onnx.export import write_onnx
+from ceconv_convert.onnx.passes.choose import choices_as_lines
 from ceconv_convert.onnx.runtime import OnnxRunner
 from tests.random_networks import Gate, Residual, Roll, Scale, random_network
 from tests.support import shake, small_network

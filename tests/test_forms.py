@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ceconv_convert.conversion.read_module import read_layer
+from ceconv_convert.conversion.find import read_layer
 from ceconv_convert.errors import SpecError
 from ceconv_convert.forms.conv3d import CircularConv3d, ColorStackConv3d
 from ceconv_convert.forms.table import FORMS, TABLE, form_named

@@ -8,10 +8,10 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from ceconv_convert import CEConv2d
-from ceconv_convert.conversion.read_module import read_layer
+from ceconv_convert.conversion.find import read_layer
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.onnx.compile import compile_graph
-from ceconv_convert.onnx.notes import Layer
+from ceconv_convert.onnx.dialect import Layer
 
 HEAD = """<ir_version: 10, opset_import: ["": 18, "ceconv.dialect": 1]>
 network (float[B,3,H,W] x) => (float{shape} y)

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from ceconv_convert import CEConv2d, convert, load, migrate_state_dict, plan
-from ceconv_convert.architectures.blocks import BasicBlock
 from ceconv_convert.architectures.cecnn import CECNN
-from ceconv_convert.architectures.resnet import HybridResNet, ResNet
+from ceconv_convert.architectures.resnet import BasicBlock, HybridResNet, ResNet
 from ceconv_convert.errors import NothingToConvertError, SpecError, StateDictError, UnreadableInputError
 from tests.support import FIXTURES, same_state, shake, small_network
 

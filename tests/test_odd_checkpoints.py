@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ceconv_convert import CEConv2d, load, migrate_checkpoint, migrate_state_dict, plan
-from ceconv_convert.architectures.blocks import BasicBlock
 from ceconv_convert.architectures.cecnn import CECNN
-from ceconv_convert.architectures.resnet import ResNet
+from ceconv_convert.architectures.resnet import BasicBlock, ResNet
 from ceconv_convert.errors import ConversionError, StateDictError, UnreadableInputError
 from tests.support import same_state, small_network
 from tests.test_migrate_checkpoint import hidden_network, step

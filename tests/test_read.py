@@ -9,8 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from ceconv_convert import CEConv2d, convert, load, verify
-from ceconv_convert.conversion.find import find_layers
-from ceconv_convert.conversion.read_module import Refusal, is_candidate, read_layer
+from ceconv_convert.conversion.find import Refusal, find_layers, is_candidate, read_layer
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
 from tests import foreign

@@ -1,7 +1,5 @@
 """The seven-layer network of the color-MNIST experiments. Lengyel et al., NeurIPS 2023, section 4.1."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from ceconv_convert.errors import SpecError

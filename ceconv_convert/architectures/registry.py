@@ -4,8 +4,6 @@ Widths are read off the tensors: the published formula for them rounds, and cann
 tensors cannot tell has to be an argument; it is never guessed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.architectures.blocks import BasicBlock, Bottleneck
 from ceconv_convert.architectures.cecnn import CECNN
-from ceconv_convert.architectures.resnet import Block, HybridResNet, ResNet
+from ceconv_convert.architectures.resnet import BasicBlock, Block, Bottleneck, HybridResNet, ResNet
 from ceconv_convert.errors import UnreadableInputError, shown
 from ceconv_convert.kernel.color import rotations_of
 from ceconv_convert.kernel.spec import MOST_ROTATIONS, is_number

@@ -15,7 +15,7 @@ from ceconv_convert.checkpoint.migrate import Migrated, check_same, migrate_cont
 from ceconv_convert.cli.job import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
 from ceconv_convert.conversion.convert import replace_layers
 from ceconv_convert.conversion.find import FoundLayer
-from ceconv_convert.conversion.plan_table import Plan
+from ceconv_convert.conversion.plan import Plan
 from ceconv_convert.files import provenance
 from ceconv_convert.files.save import save_module, save_tensors
 from ceconv_convert.files.source import Source, read_source
@@ -24,9 +24,9 @@ from ceconv_convert.files.system import name_of
 from ceconv_convert.forms.table import FORMS, form_named
 from ceconv_convert.kernel.spec import CyclicSpec
 from ceconv_convert.onnx.deliver import chosen_row, exportable, note_record, write_judged_onnx
-from ceconv_convert.onnx.explain import choices_as_lines
 from ceconv_convert.onnx.export import Exported
 from ceconv_convert.onnx.judge_file import judge_onnx
+from ceconv_convert.onnx.passes.choose import choices_as_lines
 from ceconv_convert.onnx.runtime import CONVOLVED, OnnxRunner
 from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.surgery import copy_model

@@ -20,8 +20,7 @@ from ceconv_convert.cli.candidates import Candidate, RunContext, convert_run, ve
 from ceconv_convert.cli.job import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
 from ceconv_convert.conversion.convert import check_plan, replace_layers
 from ceconv_convert.conversion.find import FoundLayer, find_layers
-from ceconv_convert.conversion.plan import plan_layers
-from ceconv_convert.conversion.plan_table import aligned_lines, bytes_as_text
+from ceconv_convert.conversion.plan import aligned_lines, bytes_as_text, plan_layers
 from ceconv_convert.errors import BenchError, OutputError, first_line
 from ceconv_convert.files.source import files_of, read_source, sha256_of
 from ceconv_convert.files.staging import Staging, check_outputs, signals_held

@@ -1,16 +1,12 @@
 """Replace every color-equivariant layer of a model by its form."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
-from ceconv_convert.conversion.find import FoundLayer, find_layers
-from ceconv_convert.conversion.plan import plan_layers
-from ceconv_convert.conversion.plan_table import Plan
-from ceconv_convert.conversion.read_module import Refusal
+from ceconv_convert.conversion.find import FoundLayer, Refusal, find_layers
+from ceconv_convert.conversion.plan import Plan, plan_layers
 from ceconv_convert.errors import NothingToConvertError, RefusedLayerError
 from ceconv_convert.forms.table import form_named
 from ceconv_convert.kernel.spec import KernelSpec

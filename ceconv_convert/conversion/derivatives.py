@@ -4,8 +4,6 @@ Derivatives of the published layer often keep its class name. They are told apar
 sub-modules and attributes that the published layer does not have.
 """
 
-from __future__ import annotations
-
 from torch import nn
 from torch.nn.utils import parametrize
 

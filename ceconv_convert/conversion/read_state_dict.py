@@ -4,8 +4,6 @@ lifting: ``transformation_matrix [3, 3]`` beside a 5-D weight. separable: ``poin
 hidden: a 5-D weight alone, as deep as the network has rotations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce

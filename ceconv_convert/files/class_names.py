@@ -18,7 +18,7 @@ from torch import nn
 
 from ceconv_convert.architectures.registry import NETWORKS
 from ceconv_convert.errors import FOREIGN_FAILURES, UnreadableInputError, first_line
-from ceconv_convert.forms import conv2d, conv3d, fourier
+from ceconv_convert.forms import conv2d, conv3d
 from ceconv_convert.layers import ceconv2d, pooling
 
 _PUBLISHED = {"ceconv", "ceconv2d", "pooling", "ceconv.ceconv2d", "ceconv.pooling"} | {
@@ -26,7 +26,7 @@ _PUBLISHED = {"ceconv", "ceconv2d", "pooling", "ceconv.ceconv2d", "ceconv.poolin
 }
 _OURS: dict[str, type] = {
     name: found
-    for file in (ceconv2d, pooling, conv2d, conv3d, fourier)
+    for file in (ceconv2d, pooling, conv2d, conv3d)
     for name, found in vars(file).items()
     if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == file.__name__
 } | {cls.__name__: cls for network in NETWORKS for cls in network.classes}

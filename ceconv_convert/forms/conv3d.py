@@ -7,8 +7,6 @@ The zeros around the image stay apart from the wrap: ``padding_mode="circular"``
 image too, so these layers wrap the rotations themselves and give torch the zeros alone.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """The table of forms: a new form is one file and one row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,11 +10,9 @@ from torch import nn
 
 from ceconv_convert.errors import SpecError
 from ceconv_convert.forms import conv3d
-from ceconv_convert.forms.conv2d import ExpandedConv2d
-from ceconv_convert.forms.fourier import FourierConv2d
+from ceconv_convert.forms.conv2d import ExpandedConv2d, FourierConv2d
 from ceconv_convert.kernel.cyclic_fourier import fourier_applies, fourier_factors
-from ceconv_convert.kernel.factored import Factored, expanded_factors
-from ceconv_convert.kernel.hue_rotation import hue_applies, hue_factors
+from ceconv_convert.kernel.factored import Factored, expanded_factors, hue_applies, hue_factors
 from ceconv_convert.kernel.spec import KernelSpec
 
 

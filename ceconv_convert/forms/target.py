@@ -1,7 +1,5 @@
 """What every replacing layer has in common."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

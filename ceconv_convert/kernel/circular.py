@@ -6,8 +6,6 @@ For N = 3 and p = 1 that is the weight ``w[:, :, (2, 0, 1)]``. p = (N - 1) // 2,
 padding is the same on both sides and a plain circular ``nn.Conv3d`` takes the weight as it is.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@ A hue rotation rotates RGB by θ about the grey axis u = (1, 1, 1)/√3 (Rodrigu
 Lengyel et al., "Color Equivariant Convolutional Networks", NeurIPS 2023, section 3.2.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

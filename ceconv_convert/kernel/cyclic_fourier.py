@@ -16,8 +16,6 @@ products; g convolutions, each of b·I → b·O channels; b is 2 for pairs and e
 No approximation is involved: Σ_gac U[r, ga] V[g, a, c, d] T[gc, j] is 1 where j = (r + d) mod N, else 0.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

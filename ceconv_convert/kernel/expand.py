@@ -6,8 +6,6 @@ cyclic:   W[o, r, c, j] = w[o, c, (j - r) mod N_in]
 Lengyel et al., NeurIPS 2023, equations 8 and 9; layout as in the published implementation.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

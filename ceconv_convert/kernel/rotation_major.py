@@ -1,7 +1,5 @@
 """Layouts of features: PyTorch's ``[B, C, N, H, W]``, flat, ``[B, C·N, H, W]``, and rotation-major."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The color-equivariant convolution of Lengyel et al., NeurIPS 2023, equations 8 and 9."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pooling over space and over rotations of ``[B, C, N, H, W]`` features."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.pooling import _MaxPoolNd

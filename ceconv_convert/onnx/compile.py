@@ -1,7 +1,5 @@
 """An exported graph with symbolic layers → standard operators, by the passes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,8 +7,7 @@ import onnx_ir as ir
 from onnx_ir.passes import Sequential, common
 
 from ceconv_convert.onnx.boundaries import Boundary
-from ceconv_convert.onnx.dialect import DOMAIN, LAYER, is_dialect
-from ceconv_convert.onnx.notes import Layer, notes
+from ceconv_convert.onnx.dialect import DOMAIN, LAYER, Layer, is_dialect, notes
 from ceconv_convert.onnx.passes.choose import Choice, choose
 from ceconv_convert.onnx.passes.fold_norms import fold_norms
 from ceconv_convert.onnx.passes.form_regions import form_regions

@@ -11,8 +11,7 @@ from torch import nn
 
 from ceconv_convert.conversion.convert import check_plan, replace_layers
 from ceconv_convert.conversion.find import FoundLayer, find_layers
-from ceconv_convert.conversion.plan import plan_layers
-from ceconv_convert.conversion.plan_table import PlanRow
+from ceconv_convert.conversion.plan import PlanRow, plan_layers
 from ceconv_convert.files import provenance
 from ceconv_convert.files.system import name_of
 from ceconv_convert.forms.conv3d import DepthConv3d

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ceconv_convert.bench.bench_table import HEADINGS, row_as_texts
-from ceconv_convert.conversion.plan_table import bytes_as_text
+from ceconv_convert.conversion.plan import bytes_as_text
 from ceconv_convert.report.figures import error_per_layer, hue_figure, timing_bars
 
 

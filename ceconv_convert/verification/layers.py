@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ceconv_convert.kernel.batch_norm import scale_and_shift, scaled
 from ceconv_convert.kernel.closed_form import evaluate
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import KernelSpec, scale_and_shift, scaled
 from ceconv_convert.verification.outputs import run_candidate, run_module
 from ceconv_convert.verification.tolerance import Measure, distance, distances, largest, relative_tolerance
 from ceconv_convert.verification.verdict import LayerCheck

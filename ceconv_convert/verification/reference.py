@@ -25,8 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from ceconv_convert.conversion.derivatives import is_ours
-from ceconv_convert.conversion.find import FoundLayer
-from ceconv_convert.conversion.read_module import Refusal
+from ceconv_convert.conversion.find import FoundLayer, Refusal
 from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_line
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec

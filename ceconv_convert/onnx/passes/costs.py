@@ -8,8 +8,6 @@ convolutions of 17 to 224 channels at batch 8 on two AVX-512 cores, 220 of 10⁹
 best; those of AVX2 are scaled by its lower speed.
 """
 
-from __future__ import annotations
-
 import torch
 
 from ceconv_convert.errors import SpecError

@@ -1,7 +1,5 @@
 """Reading and changing a graph: constants, nodes in their places, and the ranks of features."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ceconv_convert.onnx.notes import FLAT, Layout, notes
+from ceconv_convert.onnx.dialect import FLAT, Layout, notes
 
 Array = NDArray[Any]
 

@@ -1,10 +1,8 @@
 """Fold a batch norm into the layers before it.
 
-In eval mode a norm scales and shifts channels, and commutes with a layer (``kernel/batch_norm.py``); also
+In eval mode a norm scales and shifts channels, and commutes with a layer (``kernel/spec.py``); also
 over a residual addition where each summand is a layer's: s·(y₁ + y₂) + t = (s y₁ + t) + s y₂.
 """
-
-from __future__ import annotations
 
 import dataclasses
 
@@ -12,10 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from ceconv_convert.kernel.batch_norm import scale_and_shift, scaled
+from ceconv_convert.kernel.spec import scale_and_shift, scaled
 from ceconv_convert.onnx.boundaries import Folded, module_of
-from ceconv_convert.onnx.dialect import LAYER, is_dialect
-from ceconv_convert.onnx.notes import layer_of, notes
+from ceconv_convert.onnx.dialect import LAYER, is_dialect, layer_of, notes
 from ceconv_convert.onnx.passes.editing import constant, is_taken, replace
 
 

@@ -9,16 +9,27 @@ Channel padding starts as zeros, and no function here takes them to what is not 
 that the features have too.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from ceconv_convert.kernel.spec import LiftingSpec
-from ceconv_convert.onnx.dialect import DOMAIN, LAYER, MAJOR_LAYER, TO_MAJOR, is_dialect
-from ceconv_convert.onnx.notes import FLAT, SPLIT, Layout, layer_of, layout_of, notes
+from ceconv_convert.onnx.dialect import (
+    DOMAIN,
+    FLAT,
+    FROM_MAJOR,
+    LAYER,
+    MAJOR_LAYER,
+    SPLIT,
+    TO_MAJOR,
+    Layout,
+    is_dialect,
+    layer_of,
+    layout_of,
+    notes,
+)
 from ceconv_convert.onnx.passes.editing import (
     Array,
     add_constant,
@@ -28,7 +39,6 @@ from ceconv_convert.onnx.passes.editing import (
     replace,
     shape_of,
 )
-from ceconv_convert.onnx.passes.layout_boundary import View, enter, leave, move_inside, view_of
 
 _POINTWISE = (
     *("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Celu", "Softplus", "Softsign", "HardSigmoid"),
@@ -37,6 +47,15 @@ _POINTWISE = (
 """Of one input and scalars, and finite at 0."""
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Max", "Min", "Sum", "PRelu")
 _ROTATIONS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a ``FromRotationMajor`` node has: its rotation-major ``source``, and the rank of its output."""
+
+    source: ir.Value
+    layout: Layout
+    rank: int
 
 
 def form_regions(graph: ir.Graph) -> int:
@@ -78,6 +97,38 @@ def _move_boundary(node: ir.Node) -> bool:
         return _elementwise(node)
     rule = _RULES.get(node.op_type)
     return rule is not None and view is not None and rule(node, view)
+
+
+def view_of(value: ir.Value | None) -> View | None:
+    """The rotation-major source of ``value``; None where no ``FromRotationMajor`` node makes it."""
+    node = None if value is None else value.producer()
+    if node is None or not is_dialect(node, FROM_MAJOR) or node.inputs[0] is None:
+        return None
+    layout = layout_of(node.inputs[0])
+    return None if layout is None else View(node.inputs[0], layout, node.attributes.get_int("rank", SPLIT))
+
+
+def enter(before: ir.Node, x: ir.Value, layout: Layout) -> ir.Value:
+    """Features ``[B, C, N, H, W]`` as rotation-major, by a node that is there already, or a new one."""
+    for taker in x.consumers():
+        if is_dialect(taker, TO_MAJOR) and layout_of(taker.outputs[0]) == layout:
+            return taker.outputs[0]
+    major = insert(before, TO_MAJOR, [x], domain=DOMAIN)
+    notes(major).layout = layout
+    return major
+
+
+def leave(before: ir.Node, major: ir.Value, rank: int) -> ir.Value:
+    """Rotation-major features in the usual layout, in the place of what ``before`` makes."""
+    return insert(before, FROM_MAJOR, [major], {"rank": rank}, domain=DOMAIN, like=before.outputs[0])
+
+
+def move_inside(node: ir.Node, inputs: Sequence[ir.Value | None], layout: Layout, rank: int) -> bool:
+    """Replace ``node`` by the same operator on rotation-major ``inputs``, with a boundary behind it."""
+    major = insert(node, node.op_type, inputs, node.attributes)
+    notes(major).layout = layout
+    replace(node, leave(node, major, rank))
+    return True
 
 
 def _pointwise(node: ir.Node, view: View) -> bool:
