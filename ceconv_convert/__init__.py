@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ceconv_convert.api import verify as verify
     from ceconv_convert.checkpoint.load import load as load
     from ceconv_convert.checkpoint.migrate import migrate_checkpoint as migrate_checkpoint
-    from ceconv_convert.checkpoint.state_dict import migrate_state_dict as migrate_state_dict
+    from ceconv_convert.checkpoint.migrate import migrate_state_dict as migrate_state_dict
     from ceconv_convert.conversion.convert import convert as convert
     from ceconv_convert.conversion.plan import Plan as Plan
     from ceconv_convert.conversion.plan import plan as plan
@@ -41,8 +41,7 @@ else:
     _NAMES = {
         "api": ("export_onnx", "verify"),
         "checkpoint.load": ("load",),
-        "checkpoint.migrate": ("migrate_checkpoint",),
-        "checkpoint.state_dict": ("migrate_state_dict",),
+        "checkpoint.migrate": ("migrate_checkpoint", "migrate_state_dict"),
         "conversion.convert": ("convert",),
         "conversion.plan": ("Plan", "plan"),
         "layers.ceconv2d": ("CEConv2D", "CEConv2d"),

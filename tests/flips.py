@@ -17,7 +17,7 @@ import torch
 
 from ceconv_convert import CEConv2d
 from ceconv_convert.errors import UnreadableInputError
-from ceconv_convert.files.pickles import read_pickle
+from ceconv_convert.files.source import read_pickle
 
 
 def checkpoint() -> dict[str, object]:

@@ -12,8 +12,7 @@ from torch import nn
 
 from ceconv_convert import CEConv2d, convert
 from ceconv_convert.bench.bench_table import bench_as_lines, row_as_texts
-from ceconv_convert.bench.machine import provider_named
-from ceconv_convert.bench.measure import Bench, Row, interleave, measure, multiplications
+from ceconv_convert.bench.measure import Bench, Row, interleave, measure, multiplications, provider_named
 from ceconv_convert.bench.session_probe import probe
 from ceconv_convert.errors import BenchError
 from ceconv_convert.onnx.deliver import exportable

@@ -12,7 +12,7 @@ from torch import nn
 
 from ceconv_convert import load, migrate_checkpoint
 from ceconv_convert.errors import UnreadableInputError
-from ceconv_convert.files.pickles import read_pickle, read_unsafe
+from ceconv_convert.files.source import read_pickle, read_unsafe
 from tests import flips
 from tests.support import same_state, small_network
 

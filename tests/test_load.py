@@ -13,7 +13,7 @@ from torch import nn
 from ceconv_convert import CEConv2d, convert, load
 from ceconv_convert.errors import OutputError, UnreadableInputError
 from ceconv_convert.files.class_names import resolve
-from ceconv_convert.files.save import save_module, save_tensors
+from ceconv_convert.files.provenance import save_module, save_tensors
 from ceconv_convert.files.staging import Staging
 from tests import hostile
 from tests.support import COLOR_DIGITS, GOLDEN_SEQUENTIAL, relative, same_state, small_network

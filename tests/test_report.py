@@ -17,10 +17,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ceconv_convert import CEConv2d, convert, migrate_checkpoint
-from ceconv_convert.files.save import save_tensors
+from ceconv_convert.files.provenance import save_tensors
 from ceconv_convert.report.figures import error_per_layer, hue_figure
-from ceconv_convert.report.html import render
-from ceconv_convert.report.write import make_report, write_report
+from ceconv_convert.report.write import make_report, render, write_report
 from ceconv_convert.verification.tolerance import Measure
 from ceconv_convert.verification.verdict import Verdict
 from tests.support import COLOR_DIGITS, FIXTURES, names, small_network

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.bench.machine import cores, processor_name
 from ceconv_convert.bench.session_probe import probe
 from ceconv_convert.errors import BenchError, first_line
 from ceconv_convert.onnx.onnx_files import onnx_files
@@ -32,6 +35,9 @@ _DISCARDED = 2
 _LEAST, _MOST = 5, 40
 _SECONDS = 20.0
 """For all candidates together; slow ones get fewer runs, never fewer than five."""
+_ENDING = "ExecutionProvider"
+_REMOTE = "AzureExecutionProvider"
+"""It sends single operators to a service; networks run on the CPU all the same."""
 
 Times = dict[str, list[float]]
 
@@ -213,3 +219,34 @@ def _error(outputs: Outputs, exact: Outputs) -> float:
             scale = largest(truth)
             errors.append(distance(found, truth) / scale if scale else math.inf)
     return max(errors, key=lambda error: (not math.isfinite(error), error))
+
+
+def provider_named(name: str) -> str:
+    """The full name of a provider that this ONNX Runtime has; BenchError where it has none of that name.
+
+    >>> provider_named("cpu")
+    'CPUExecutionProvider'
+    """
+    available = [found for found in onnxruntime.get_available_providers() if found != _REMOTE]
+    names = {provider.removesuffix(_ENDING).lower(): str(provider) for provider in available}
+    found = names.get(name.lower().removesuffix(_ENDING.lower()))
+    if found is None:
+        raise BenchError(f"this ONNX Runtime has no execution provider {name!r}; it has: {', '.join(names)}")
+    return found
+
+
+def cores() -> int:
+    """That this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_name(device: torch.device) -> str:
+    """As the system gives it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"

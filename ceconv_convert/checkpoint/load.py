@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ceconv_convert import errors
 from ceconv_convert.architectures.registry import recognize
 from ceconv_convert.checkpoint.container import Weights, describe, find_weights
-from ceconv_convert.checkpoint.state_dict import is_migrated
+from ceconv_convert.checkpoint.migrate import is_migrated
 from ceconv_convert.errors import NothingToConvertError, UnreadableInputError
 from ceconv_convert.files.class_names import import_from
 from ceconv_convert.files.sanity import check_skeleton, check_tensors

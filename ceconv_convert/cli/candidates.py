@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.load import build_candidate
 from ceconv_convert.checkpoint.migrate import Migrated, check_same, migrate_content, save_migrated
-from ceconv_convert.cli.job import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
+from ceconv_convert.cli.options import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
 from ceconv_convert.conversion.convert import replace_layers
 from ceconv_convert.conversion.find import FoundLayer
 from ceconv_convert.conversion.plan import Plan
 from ceconv_convert.files import provenance
-from ceconv_convert.files.save import save_module, save_tensors
+from ceconv_convert.files.provenance import save_module, save_tensors
 from ceconv_convert.files.source import Source, read_source
 from ceconv_convert.files.staging import Staging
 from ceconv_convert.files.system import name_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import signal
@@ -10,18 +9,15 @@ import sys
 from pathlib import Path
 
 import click
-from click.shell_completion import shell_complete
 
 from ceconv_convert.cli.options import cli
 from ceconv_convert.errors import ConversionError, first_line
-from ceconv_convert.report.terminal import StandardOutputError, standard_output
+from ceconv_convert.report.terminal import Terminal
 
 PASSED, FAILED, UNUSABLE = range(3)
 """Exit codes: the verdict passed; it failed; wrong usage or an unreadable input. Errors have their own."""
 _SIGNALLED, _SIGPIPE = 128, 13
 """As in shells: the exit code after a signal is 128 plus its number."""
-_NAME, _COMPLETION = "ceconv-convert", "_CECONV_CONVERT_COMPLETE"
-"""The program, and the variable in which a shell asks it for completions."""
 
 
 class _Stopped(BaseException):
@@ -44,8 +40,9 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _stop)
     written: list[Path] = []
+    message = ""
     try:
-        code, message = _run(written), ""
+        code = _run(written)
     except ConversionError as error:
         code, message = error.exit_code, f"Error: {error}"
     except click.UsageError as error:
@@ -53,38 +50,28 @@ def main() -> None:
         code, message = UNUSABLE, f"{usage}Error: {error.format_message()}"
     except _Stopped as stopped:
         code, message = _SIGNALLED + stopped.args[0], f"Stopped: {_outcome(written)}"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         code, message = _SIGNALLED + signal.SIGINT, f"Interrupted: {_outcome(written)}"
-    except StandardOutputError as error:
-        code, message = _lost(error.args[0])
+    except BrokenPipeError:  # who reads the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails too
+        code = _SIGNALLED + _SIGPIPE
     except OSError as error:  # that nothing has turned into a ConversionError
         names = ", ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-        found = f"{names}: {error.strerror}" if names else first_line(error)
-        code, message = UNUSABLE, f"Error: {found}"
-    with contextlib.suppress(OSError):  # the exit code says it too
-        click.echo(message, err=True, nl=bool(message))
+        code, message = UNUSABLE, f"Error: {f'{names}: {error.strerror}' if names else first_line(error)}"
+    if message:
+        click.echo(message, err=True)
     sys.exit(code)
 
 
 def _run(written: list[Path]) -> int:
-    completion = os.environ.get(_COMPLETION)
-    if completion:
-        return shell_complete(cli, {}, _NAME, _COMPLETION, completion)
-    try:
-        with standard_output():
-            context = cli.make_context(_NAME, sys.argv[1:], obj=written)
-    except click.exceptions.Exit:  # help or the version was printed
-        return PASSED
-    return PASSED if cli.invoke(context) else FAILED
+    job = cli.main(prog_name="ceconv-convert", standalone_mode=False)
+    if isinstance(job, int):  # help, the version or completions were printed
+        return job
+    terminal = Terminal(quiet=job.quiet)
+    with terminal.progress("loading torch"):
+        from ceconv_convert.cli.run import run
+    return PASSED if run(job, terminal, written) else FAILED
 
 
 def _outcome(written: list[Path]) -> str:
     return f"{', '.join(map(str, written))} had been written" if written else "nothing was written"
-
-
-def _lost(error: OSError) -> tuple[int, str]:
-    """Exit code and message where standard output takes nothing more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails too
-    if isinstance(error, BrokenPipeError):
-        return _SIGNALLED + _SIGPIPE, ""
-    return UNUSABLE, f"Error: standard output cannot be written: {error.strerror}"

@@ -1,11 +1,11 @@
-"""The command and its options, as a job. ``--help`` imports neither torch nor onnx."""
+"""The options of the command line, and the job that they make; neither torch nor onnx is imported for it."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,62 @@ import click
 from click.core import ParameterSource
 
 from ceconv_convert import __version__
-from ceconv_convert.cli.job import FORM_CHOICES, ONNX_SUFFIX, OUTPUT_SUFFIXES, REPORT_SUFFIXES, Job
-from ceconv_convert.report.terminal import Terminal
+
+FORM_CHOICES = ("auto", "conv3d", "conv2d", "fourier")
+WEIGHTS_SUFFIX, ONNX_SUFFIX = ".safetensors", ".onnx"
+OUTPUT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", WEIGHTS_SUFFIX, ONNX_SUFFIX)
+"""Of outputs; all but the last two hold a module, or the checkpoint that the source is."""
+REPORT_SUFFIXES = (".json", ".html")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The arguments and options of one call; ``form`` None means auto for ``.onnx`` outputs, else conv3d."""
+
+    model: Path
+    converted: Path | None
+    outputs: tuple[Path, ...]
+    form: str | None
+    input_shape: tuple[int, ...] | None
+    opset: int
+    processor: str | None
+    allow: tuple[str, ...]
+    factory: str | None
+    arguments: tuple[tuple[str, object], ...]
+    verify_only: bool
+    inputs: Path | None
+    reports: tuple[Path, ...]
+    bench: bool
+    batch: int
+    threads: int | None
+    provider: str
+    seed: int
+    unsafe: bool
+    dry_run: bool
+    force: bool
+    quiet: bool
+
+    @property
+    def onnx_outputs(self) -> tuple[Path, ...]:
+        """The ``.onnx`` outputs."""
+        return tuple(output for output in self.outputs if output.suffix == ONNX_SUFFIX)
+
+    @property
+    def module_outputs(self) -> tuple[Path, ...]:
+        """All other outputs."""
+        return tuple(output for output in self.outputs if output.suffix != ONNX_SUFFIX)
+
+    @property
+    def onnx_form(self) -> str:
+        """The form of ``.onnx`` outputs."""
+        return self.form or "auto"
+
+    @property
+    def module_form(self) -> str | None:
+        """The form of the converted module; None where the run makes none."""
+        if self.form == "auto" or (self.form is None and self.outputs and not self.module_outputs):
+            return None
+        return self.form or "conv3d"
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -116,7 +170,7 @@ _path = click.Path(path_type=Path)
 @_flag("--quiet", help="Print the verdict only.")
 @click.version_option(__version__, prog_name="ceconv-convert")
 @click.pass_context
-def cli(context: click.Context, /, **options: Any) -> bool:
+def cli(context: click.Context, /, **options: Any) -> Job:
     """Convert the color-equivariant network in MODEL, verify the result, and write it.
 
     MODEL is a whole module written by torch.save, or the weights of a published network: a state dict, a
@@ -144,7 +198,4 @@ def cli(context: click.Context, /, **options: Any) -> bool:
         name = f"{job.model.stem}.{job.form or 'conv3d'}{ONNX_SUFFIX if job.form == 'auto' else '.pt'}"
         job = replace(job, outputs=(job.model.parent / name,))
     _check_usage(job, context)
-    terminal = Terminal(quiet=job.quiet)
-    with terminal.progress("loading torch"):
-        from ceconv_convert.cli.run import run
-    return run(job, terminal, context.ensure_object(list))
+    return job

@@ -12,12 +12,11 @@ import torch
 from torch import nn
 
 from ceconv_convert.bench.bench_table import HEADINGS, bench_as_lines, row_as_texts
-from ceconv_convert.bench.machine import cores, provider_named
-from ceconv_convert.bench.measure import Bench, measure
+from ceconv_convert.bench.measure import Bench, cores, measure, provider_named
 from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.load import build_network
 from ceconv_convert.cli.candidates import Candidate, RunContext, convert_run, verify_run
-from ceconv_convert.cli.job import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
+from ceconv_convert.cli.options import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
 from ceconv_convert.conversion.convert import check_plan, replace_layers
 from ceconv_convert.conversion.find import FoundLayer, find_layers
 from ceconv_convert.conversion.plan import aligned_lines, bytes_as_text, plan_layers

@@ -13,19 +13,6 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from rich.text import Text
 
 
-class StandardOutputError(Exception):
-    """Standard output takes nothing more; the argument is the system's error."""
-
-
-@contextlib.contextmanager
-def standard_output() -> Iterator[None]:
-    """For a block that prints: tells a failure of standard output from that of another file."""
-    try:
-        yield
-    except OSError as error:
-        raise StandardOutputError(error) from error
-
-
 class _Console(Console):
     """rich's console would end the program itself when a pipe is closed."""
 
@@ -44,8 +31,7 @@ class Terminal:
     def line(self, text: str, style: str = "", *, always: bool = False) -> None:
         """A line of information; ``always`` prints it with ``quiet`` too."""
         if always or not self._quiet:
-            with standard_output():
-                self._out.print(Text(text, style))
+            self._out.print(Text(text, style))
 
     def table(self, lines: Iterable[str], styles: Iterable[str]) -> None:
         """Headings in bold, and rows in their styles; a narrow terminal wraps them."""

@@ -9,7 +9,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ceconv_convert.bench.bench_table import HEADINGS, row_as_texts
+from ceconv_convert.conversion.plan import bytes_as_text
 from ceconv_convert.errors import OutputError
 from ceconv_convert.verification.verdict import Verdict, verdict_as_line, verdict_in_full
 
@@ -62,8 +65,6 @@ def write_report(report: Report, path: Path) -> None:
         OutputError: where it cannot be written.
     """
     if path.suffix == ".html":
-        from ceconv_convert.report.html import render  # its libraries are an extra
-
         text = render(report)
     else:
         text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -71,3 +72,32 @@ def write_report(report: Report, path: Path) -> None:
         path.write_text(text, "utf-8", "backslashreplace")  # file names may hold bytes that are no text
     except OSError as error:
         raise OutputError(f"{path.name} cannot be written: {error.strerror}") from error
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """A report as one page, which loads nothing from elsewhere."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # these libraries are an extra
+
+    from ceconv_convert.report.figures import error_per_layer, hue_figure, timing_bars
+
+    environment = Environment(
+        loader=PackageLoader("ceconv_convert.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"error": _error, "size": bytes_as_text, "texts": row_as_texts}
+    hue, bench = report["hue"], report["bench"]
+    sweeps = [what for what in ("scores", "features") if hue is not None and hue[what] is not None]
+    return environment.get_template("report.html").render(
+        report=report,
+        errors=error_per_layer(report["verdicts"]),
+        sweeps={what: hue_figure(hue, what) for what in sweeps},
+        times=None if bench is None else timing_bars(bench),
+        headings=HEADINGS,
+    )
+
+
+def _error(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1e}"
