@@ -23,16 +23,13 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """A published network: the modules that its pickles name, and our classes for those in them.
+    """A published network."""
 
-    ``keys`` are of tensors that all of its state dicts have, and no other network's. ``read`` takes a state
-    dict, and the rotations that the user says or None, and returns what builds the network.
-    """
-
-    pickled_in: tuple[str, ...]
-    classes: tuple[type[nn.Module], ...]
-    keys: frozenset[str]
+    pickled_in: tuple[str, ...]  # the modules that its pickles name
+    classes: tuple[type[nn.Module], ...]  # ours, for those in them
+    keys: frozenset[str]  # of tensors that all of its state dicts have, and no other network's
     read: Callable[[State, int | None], Callable[[], nn.Module]]
+    """Takes a state dict, and the rotations that the user says or None; returns what builds the network."""
 
 
 def recognize(state: State, rotations: int | None = None, *, device: str = "cpu") -> nn.Module:

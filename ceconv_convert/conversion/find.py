@@ -105,8 +105,7 @@ def read_layer(module: nn.Module) -> KernelSpec | Refusal:
 def read_again(module: nn.Module) -> KernelSpec:
     """What a layer computes that ``read_layer`` took, or a copy of it; nothing is checked by running it.
 
-    Raises:
-        SpecError: where its attributes and parameters do not fit together.
+    Raises SpecError where its attributes and parameters do not fit together.
     """
     if parametrize.is_parametrized(module):
         # In training mode some parametrizations update their buffers whenever they are read.

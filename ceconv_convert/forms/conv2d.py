@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ceconv_convert.forms.target import TargetLayer, as_parameter, symmetric_padding, without_numbers
+from ceconv_convert.forms.target import TargetLayer, symmetric_padding, without_numbers
 from ceconv_convert.kernel.cyclic_fourier import fourier_factors
 from ceconv_convert.kernel.expand import expand
 from ceconv_convert.kernel.rotation_major import flatten_rotations, unflatten_rotations
@@ -32,10 +32,8 @@ class ExpandedConv2d(TargetLayer, nn.Conv2d):
         channels = (spec.in_channels * spec.in_rotations, spec.out_channels * spec.out_rotations)
         padding = symmetric_padding(spec)
         super().__init__(*channels, spec.kernel_size, spec.stride, padding, **without_numbers(spec))
-        self.take_over(spec)
-        self.weight = as_parameter(expand(spec))
-        if spec.bias is not None:
-            self.bias = as_parameter(spec.bias.repeat_interleave(spec.out_rotations))
+        bias = None if spec.bias is None else spec.bias.repeat_interleave(spec.out_rotations)
+        self.take_over(spec, weight=expand(spec), bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, I, N_in, H, W]``, or flat, ``[B, I·N_in, H, W]``, → ``[B, O, N_out, H', W']``."""
@@ -43,9 +41,6 @@ class ExpandedConv2d(TargetLayer, nn.Conv2d):
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
         features: Tensor = y.contiguous().unflatten(1, (-1, self.out_rotations))
         return features
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, expanded rotations={self.in_rotations}→{self.out_rotations}"
 
 
 class FourierConv2d(TargetLayer, nn.Conv2d):
@@ -70,9 +65,7 @@ class FourierConv2d(TargetLayer, nn.Conv2d):
             groups=groups,
             **without_numbers(spec),
         )
-        self.take_over(spec)
-        self.weight = as_parameter(factors.weight.flatten(0, 2).flatten(1, 2))
-        self.bias = None if spec.bias is None else as_parameter(spec.bias)
+        self.take_over(spec, weight=factors.weight.flatten(0, 2).flatten(1, 2), bias=spec.bias)
         for name, matrix in (("forward", factors.forward), ("inverse", factors.inverse)):
             moved = None if matrix is None else matrix.to(spec.weight)
             self.register_buffer(f"{name}_transform", moved, persistent=False)
@@ -95,6 +88,3 @@ class FourierConv2d(TargetLayer, nn.Conv2d):
         )  # [B, m, O, H', W']
         features = torch.matmul(self.inverse_transform, y.flatten(2))  # [B, N, O·H'·W']
         return torch.unflatten(features, 2, y.shape[2:]).transpose(1, 2).contiguous()
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, Fourier rotations={self.in_rotations}→{self.out_rotations}"

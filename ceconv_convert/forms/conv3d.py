@@ -13,34 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ceconv_convert.errors import SpecError
-from ceconv_convert.forms.target import TargetLayer, as_parameter, symmetric_padding, without_numbers
-from ceconv_convert.kernel.circular import (
-    as_cyclic,
-    conv3d_weight,
-    from_circular,
-    from_lifting_conv3d_weight,
-    left_padding,
-    lifting_conv3d_weight,
-    unroll,
-    wrap,
-)
+from ceconv_convert.forms.target import TargetLayer, symmetric_padding, without_numbers
+from ceconv_convert.kernel import circular
 from ceconv_convert.kernel.color import ColorOrder, color_order, matrix_powers
 from ceconv_convert.kernel.rotation_major import flatten_rotations, unflatten_rotations
 from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec, LiftingSpec
 
 
 class DepthConv3d(TargetLayer, nn.Conv3d):
-    """What the two share: a ``nn.Conv3d`` whose parameters come from a spec.
-
-    Attributes:
-        order: of the colors in the weight of a lifting layer (``lifting_conv3d_weight``).
-    """
+    """What the two share: a ``nn.Conv3d`` whose parameters come from a spec."""
 
     form = "conv3d"
-    order: ColorOrder
+    order: ColorOrder  # of the colors in the weight of a lifting layer (``lifting_conv3d_weight``)
 
     def __init__(self, spec: KernelSpec, depth_stride: int) -> None:
-        weight = conv3d_weight(spec)
+        weight = circular.conv3d_weight(spec)
         out_channels, in_channels, *kernel_size = weight.shape
         super().__init__(
             in_channels,
@@ -50,11 +37,8 @@ class DepthConv3d(TargetLayer, nn.Conv3d):
             padding=(0, *symmetric_padding(spec)),
             **without_numbers(spec),
         )
-        self.take_over(spec)
-        self.weight = as_parameter(weight)
-        self.bias = None if spec.bias is None else as_parameter(spec.bias)
-        matrix = as_parameter(spec.matrix) if isinstance(spec, LiftingSpec) else None
-        self.register_parameter("transformation_matrix", matrix)
+        matrix = spec.matrix if isinstance(spec, LiftingSpec) else None
+        self.take_over(spec, weight=weight, bias=spec.bias, transformation_matrix=matrix)
         self.order = "same" if matrix is None else color_order(matrix)
 
     def to_spec(self) -> KernelSpec:
@@ -65,8 +49,10 @@ class DepthConv3d(TargetLayer, nn.Conv3d):
         stride = (self.stride[1], self.stride[2])
         padding = ((rows + top, rows + bottom), (columns + left, columns + right))
         if matrix is None:
-            return CyclicSpec(from_circular(self.weight), self.bias, self.out_rotations, stride, padding)
-        weight = from_lifting_conv3d_weight(self.weight, self.order)
+            return CyclicSpec(
+                circular.from_circular(self.weight), self.bias, self.out_rotations, stride, padding
+            )
+        weight = circular.from_lifting_conv3d_weight(self.weight, self.order)
         return LiftingSpec(weight, self.bias, self.out_rotations, stride, padding, matrix)
 
     def _load_from_state_dict(
@@ -96,20 +82,16 @@ class CircularConv3d(DepthConv3d):
     """
 
     def __init__(self, spec: KernelSpec) -> None:
-        if as_cyclic(spec) is None:
+        if circular.as_cyclic(spec) is None:
             raise SpecError("the lifting layer is not cyclic over its colors: build a ColorStackConv3d")
         super().__init__(spec, depth_stride=1)
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, I, N, H, W]``, or flat, ``[B, I·N, H, W]``, → ``[B, O, N_out, H', W']``."""
         channels, depth = self.weight.shape[1:3]
-        x = self.pad_excess(wrap(unflatten_rotations(input, channels, depth), self.out_rotations))
+        x = self.pad_excess(circular.wrap(unflatten_rotations(input, channels, depth), self.out_rotations))
         y = F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
-        return unroll(y, self.out_rotations).contiguous()
-
-    def extra_repr(self) -> str:
-        rotations = f"circular rotations={self.in_rotations}→{self.out_rotations}"
-        return f"{super().extra_repr()}, {rotations}, left={left_padding(self.kernel_size[0])}"
+        return circular.unroll(y, self.out_rotations).contiguous()
 
     def _adapt(self, state_dict: dict[str, Any], prefix: str, order: ColorOrder) -> list[str]:
         problem = "is not the color permutation that this layer was converted with"
@@ -141,9 +123,6 @@ class ColorStackConv3d(DepthConv3d):
         y = F.conv3d(self.pad_excess(stack), weight, self.bias, self.stride, self.padding)
         return y.contiguous()
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, color matrix, rotations=1→{self.out_rotations}"
-
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         order = self.order if self.transformation_matrix.is_meta else color_order(self.transformation_matrix)
@@ -162,10 +141,10 @@ class ColorStackConv3d(DepthConv3d):
 def _reorder(weight: Tensor, order: ColorOrder, to: ColorOrder) -> Tensor:
     if order == to:
         return weight
-    return lifting_conv3d_weight(from_lifting_conv3d_weight(weight, order), to)
+    return circular.lifting_conv3d_weight(circular.from_lifting_conv3d_weight(weight, order), to)
 
 
 def build(spec: KernelSpec) -> nn.Module:
     """The Conv3d layer of a spec: circular where the layer is cyclic and stays so, else the color stack."""
     learns = isinstance(spec, LiftingSpec) and spec.matrix.requires_grad and spec.in_channels == 3
-    return ColorStackConv3d(spec) if learns or as_cyclic(spec) is None else CircularConv3d(spec)
+    return ColorStackConv3d(spec) if learns or circular.as_cyclic(spec) is None else CircularConv3d(spec)

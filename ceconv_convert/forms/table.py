@@ -18,23 +18,14 @@ from ceconv_convert.kernel.spec import KernelSpec
 
 @dataclass(frozen=True)
 class Form:
-    """One way to write a color-equivariant layer down.
-
-    Attributes:
-        name: of the row.
-        summary: a line for people.
-        applies: whether the form is exact for a spec.
-        layer: the PyTorch layer of a spec that the form applies to; None: PyTorch does not have the form.
-        factors: what the graph compiler writes for such a spec; None: it does not have the form.
-        variant_of: the form that users name to get this one; None: itself.
-    """
+    """One way to write a color-equivariant layer down, in PyTorch, in the graph compiler, or in both."""
 
     name: str
     summary: str
-    applies: Callable[[KernelSpec], bool]
-    layer: Callable[[KernelSpec], nn.Module] | None = None
-    factors: Callable[[KernelSpec], Factored] | None = None
-    variant_of: str | None = None
+    applies: Callable[[KernelSpec], bool]  # whether the form is exact for a spec
+    layer: Callable[[KernelSpec], nn.Module] | None = None  # of PyTorch, for a spec that the form applies to
+    factors: Callable[[KernelSpec], Factored] | None = None  # what the graph compiler writes for such a spec
+    variant_of: str | None = None  # the form that users name to get this one; None: itself
 
     def is_requested_as(self, name: str) -> bool:
         """Whether users who name a form get this one."""
@@ -56,21 +47,19 @@ class Form:
         return {name: tensor.shape for name, tensor in layer.state_dict().items()}
 
 
+def _always(spec: KernelSpec) -> bool:
+    return True
+
+
 TABLE = (
-    Form("conv3d", "circular Conv3d: smallest, portable", lambda spec: True, conv3d.build),
-    Form(
-        "conv2d",
-        "expanded Conv2d: N_out times the weights",
-        lambda spec: True,
-        layer=ExpandedConv2d,
-        factors=expanded_factors,
-    ),
+    Form("conv3d", "circular Conv3d: smallest, portable", _always, conv3d.build),
+    Form("conv2d", "expanded Conv2d: N_out times the weights", _always, ExpandedConv2d, expanded_factors),
     Form(
         "fourier",
         "Fourier over the rotations: fewest multiplications",
         fourier_applies,
-        layer=FourierConv2d,
-        factors=fourier_factors,
+        FourierConv2d,
+        fourier_factors,
     ),
     Form(
         "fourier pairs",
@@ -90,11 +79,7 @@ AUTO = "auto"
 
 
 def form_named(name: str) -> Form:
-    """The row of the table.
-
-    Raises:
-        SpecError: where there is none, listing those that there are.
-    """
+    """The row of the table; raises SpecError where there is none, listing those that there are."""
     if name not in FORMS:
         raise SpecError(f"form is one of {', '.join(FORMS)}; found {name!r}")
     return FORMS[name]

@@ -13,33 +13,35 @@ class TargetLayer(nn.Module):
     """A converted layer; mixed into a torch convolution.
 
     Channels and rotations are those of the layer that it replaces: callers may read them.
-
-    Attributes:
-        form: the name of its row in the table of forms.
-        separable: False: the factors are multiplied.
-        padding_excess: zeros ``(left, right, top, bottom)`` beyond the symmetric padding, which a torch
-            convolution cannot add by itself; all 0 except for ``padding="same"`` with an even kernel.
     """
 
-    form: str
+    form: str  # the name of its row in the table of forms
     in_channels: int
     out_channels: int
     in_rotations: int
     out_rotations: int
-    separable = False
+    separable = False  # the factors are multiplied
     padding_excess: tuple[int, int, int, int]
+    """Zeros (left, right, top, bottom) beyond the symmetric padding, which a torch convolution cannot add by
+    itself; all 0 except for ``padding="same"`` with an even kernel."""
 
-    def take_over(self, spec: KernelSpec) -> None:
-        """Set what is the same for every form."""
+    def take_over(self, spec: KernelSpec, **parameters: Tensor | None) -> None:
+        """Set what is the same for every form, and the parameters, after the torch convolution's own."""
         self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
         self.in_rotations, self.out_rotations = spec.in_rotations, spec.out_rotations
         (top, bottom), (left, right) = spec.padding
         rows, columns = symmetric_padding(spec)
         self.padding_excess = (left - columns, right - columns, top - rows, bottom - rows)
+        for name, tensor in parameters.items():
+            self.register_parameter(name, None if tensor is None else _as_parameter(tensor))
 
     def pad_excess(self, x: Tensor) -> Tensor:
         """``[…, H, W]`` with the zeros of ``padding_excess`` around it."""
         return F.pad(x, self.padding_excess) if any(self.padding_excess) else x
+
+    def extra_repr(self) -> str:
+        rotations = f"rotations={self.in_rotations}→{self.out_rotations}"
+        return f"{super().extra_repr()}, form={self.form}, {rotations}"
 
 
 def without_numbers(spec: KernelSpec) -> dict[str, Any]:
@@ -53,11 +55,8 @@ def symmetric_padding(spec: KernelSpec) -> Pair:
     return (min(rows), min(columns))
 
 
-def as_parameter(tensor: Tensor) -> nn.Parameter:
-    """A parameter with the tensor's numbers and ``requires_grad``.
-
-    A parameter stays the very same one, so that what was tied to it stays tied.
-    """
+def _as_parameter(tensor: Tensor) -> nn.Parameter:
+    """A parameter itself, so that what was tied to it stays tied; else one with the tensor's numbers."""
     if isinstance(tensor, nn.Parameter):
         return tensor
     numbers = tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -29,10 +29,8 @@ from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec
 def transform_of(rotations: int, width: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """T ``[g·b, N]``, V ``[g, b, b, N]`` and U ``[N, g·b]``, float64, for N ``rotations``.
 
-    ``width`` is b: 1, or 2 for products of pairs.
-
-    Raises:
-        SpecError: for fewer than two rotations, or an odd number of them where the width is 2.
+    ``width`` is b: 1, or 2 for products of pairs. Raises SpecError for fewer than two rotations, or an odd
+    number of them where the width is 2.
 
     >>> [len(transform_of(10, width)[1]) for width in (1, 2)]
     [14, 5]
@@ -55,8 +53,7 @@ def transform_of(rotations: int, width: int = 1) -> tuple[Tensor, Tensor, Tensor
 def fourier_factors(spec: KernelSpec, width: int = 1) -> Factored:
     """The layer as g groups of b·I → b·O channels between T and U; the weight is rounded once.
 
-    Raises:
-        SpecError: where ``fourier_applies`` does not hold for the ``width``, b.
+    Raises SpecError where ``fourier_applies`` does not hold for the ``width``, b.
     """
     if not fourier_applies(spec, width):
         raise SpecError(

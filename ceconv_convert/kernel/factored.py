@@ -27,19 +27,12 @@ from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 
 @dataclass(frozen=True, eq=False)
 class Factored:
-    """The factors, for g groups of b·I → a·O channels.
+    """The factors, for g groups of b·I → a·O channels."""
 
-    Attributes:
-        weight: ``[g, a, O, b, I, kh, kw]``.
-        bias: ``[g·a, O]``, or None.
-        forward: T, ``[g·b, N_in]``, or None where the convolution takes the rotations as they are.
-        inverse: U, ``[N_out, g·a]``, or None where it gives the rotations as they are.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    forward: Tensor | None = None
-    inverse: Tensor | None = None
+    weight: Tensor  # [g, a, O, b, I, kh, kw]
+    bias: Tensor | None  # [g·a, O]
+    forward: Tensor | None = None  # T, [g·b, N_in]; None: the convolution takes the rotations as they are
+    inverse: Tensor | None = None  # U, [N_out, g·a]; None: it gives the rotations as they are
 
 
 def expanded_factors(spec: KernelSpec) -> Factored:
@@ -59,11 +52,7 @@ _PARTS = 3
 
 
 def hue_factors(spec: KernelSpec) -> Factored:
-    """One group of 3 → 3·O channels, and U ``[N, 3]``: the columns 1, cos(rθ) and sin(rθ).
-
-    Raises:
-        SpecError: where the layer is not a lifting one.
-    """
+    """One group of 3 → 3·O channels, and U ``[N, 3]``: 1, cos(rθ), sin(rθ); SpecError if it does not lift."""
     if not isinstance(spec, LiftingSpec):
         raise SpecError("the hue form is of lifting layers")
     transform, parts, _ = _fit(spec)

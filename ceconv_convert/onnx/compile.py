@@ -19,27 +19,18 @@ _LARGEST_MATRIX = 2**18
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the passes did.
+    """What the passes did."""
 
-    Attributes:
-        choices: the form of every layer, each time that it is called.
-        fired: how often each pass did something.
-        boundaries: where each layer begins and ends.
-    """
-
-    choices: tuple[Choice, ...] = ()
-    fired: Mapping[str, int] = field(default_factory=dict)
-    boundaries: Sequence[Boundary[ir.Value]] = ()
+    choices: tuple[Choice, ...] = ()  # the form of every layer, each time that it is called
+    fired: Mapping[str, int] = field(default_factory=dict)  # how often each pass did something
+    boundaries: Sequence[Boundary[ir.Value]] = ()  # where each layer begins and ends
 
 
 def compile_graph(model: ir.Model, layers: Mapping[str, Layer], *, form: str, block: int) -> Compiled:
-    """Rewrite ``model`` in place.
+    """Rewrite a model with ``Layer`` nodes, which compute ``layers``, in place.
 
-    Args:
-        model: as exported, with ``Layer`` nodes.
-        layers: what they compute, by name.
-        form: ``auto`` (by the cost model) or ``fourier`` (wherever it applies).
-        block: the channel block of the runtime.
+    ``form`` is ``auto`` (by the cost model) or ``fourier`` (wherever it applies), ``block`` the channel block
+    of the runtime.
     """
     graph = model.graph
     outputs = [(value.shape, value.type) for value in graph.outputs]

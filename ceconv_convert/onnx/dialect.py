@@ -32,6 +32,9 @@ from ceconv_convert.kernel.rotation_major import flatten_rotations, unflatten_ro
 from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec, Pair
 from ceconv_convert.onnx.boundaries import Folded
 
+DOMAIN = "ceconv.dialect"
+LAYER, MAJOR_LAYER = "Layer", "RotationMajorLayer"
+TO_MAJOR, FROM_MAJOR = "ToRotationMajor", "FromRotationMajor"
 FLAT, SPLIT = 4, 5
 """The ranks of features: ``[B, C·N, H, W]`` and ``[B, C, N, H, W]``, or rotation-major, as of ``Layout``."""
 _KEY = "ceconv_convert"
@@ -39,33 +42,22 @@ _KEY = "ceconv_convert"
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """What a color-equivariant layer in the graph computes.
+    """What a color-equivariant layer in the graph computes."""
 
-    Attributes:
-        name: its module's path.
-        spec: in float64.
-        size: height and width of its input in the exported example: what costs are estimated by.
-        dtype: of the network.
-        norms: batch norms that were folded into its spec.
-    """
-
-    name: str
-    spec: KernelSpec
-    size: Pair
-    dtype: torch.dtype
-    norms: tuple[Folded, ...] = ()
+    name: str  # its module's path
+    spec: KernelSpec  # in float64
+    size: Pair  # height and width of its input in the exported example: what costs are estimated by
+    dtype: torch.dtype  # of the network
+    norms: tuple[Folded, ...] = ()  # batch norms that were folded into its spec
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Of a rotation-major value of C channels and N rotations: ``[B, N, C', H, W]`` or ``[B, N·C', H, W]``.
-
-    ``padded`` is C' ≥ C, with the channel padding; 0 until it is chosen.
-    """
+    """Of a rotation-major value, C channels and N rotations: ``[B, N, C', H, W]`` or ``[B, N·C', H, W]``."""
 
     channels: int
     rotations: int
-    padded: int = 0
+    padded: int = 0  # C' ≥ C, with the channel padding; 0 until it is chosen
 
 
 @dataclass(eq=False)
@@ -113,19 +105,8 @@ def major_layout(value: ir.Value | None) -> tuple[ir.Value, Layout]:
     return value, layout
 
 
-DOMAIN = "ceconv.dialect"
-LAYER, MAJOR_LAYER = "Layer", "RotationMajorLayer"
-TO_MAJOR, FROM_MAJOR = "ToRotationMajor", "FromRotationMajor"
-
-
 class SymbolicLayer(TargetLayer):
-    """A layer that is exported as one node; in eager mode it computes what the layer does.
-
-    Attributes:
-        spec: what it computes.
-        name: its path, once ``name_layers`` set it.
-        size: height and width of its last input; None before.
-    """
+    """A layer that is exported as one node; in eager mode it computes what the layer does."""
 
     form = "symbolic"
 
@@ -134,8 +115,8 @@ class SymbolicLayer(TargetLayer):
         self.take_over(spec)
         self.kernel_size, self.stride = spec.kernel_size, spec.stride  # networks read them for their shapes
         self.spec = spec.map(Tensor.detach)
-        self.name = ""
-        self.size: Pair | None = None
+        self.name = ""  # its path, once ``name_layers`` set it
+        self.size: Pair | None = None  # height and width of its last input
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, I, N, H, W]``, or what lies in memory like it, → ``[B, O, N_out, H', W']``."""

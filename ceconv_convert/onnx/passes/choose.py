@@ -16,6 +16,7 @@ import torch
 
 from ceconv_convert.forms.table import TABLE, Form
 from ceconv_convert.kernel.factored import Factored
+from ceconv_convert.kernel.spec import Pair
 from ceconv_convert.onnx.dialect import DOMAIN, MAJOR_LAYER, Layer, is_dialect, layer_of, layout_of, notes
 from ceconv_convert.onnx.passes.costs import layer_cost, up_to
 
@@ -24,50 +25,33 @@ _ROUNDS = 6
 
 @dataclass(frozen=True)
 class Choice:
-    """How one layer is written.
+    """How one layer is written."""
 
-    Attributes:
-        layer: its path.
-        form: the name of its row in the table of forms.
-        channels: with their padding, in and out.
-        costs: of every form that applies, in multiplications.
-        forced: whether the user requested the form.
-    """
-
-    layer: str
-    form: str
-    channels: tuple[int, int]
-    costs: Mapping[str, float]
-    forced: bool = False
+    layer: str  # its path
+    form: str  # the name of its row in the table of forms
+    channels: Pair  # with their padding, in and out
+    costs: Mapping[str, float]  # of every form that applies, in multiplications
+    forced: bool = False  # whether the user requested the form
 
 
 @dataclass(frozen=True, eq=False)
 class _Site:
-    """A layer in the graph.
-
-    Attributes:
-        source: the group of its input; None for an image.
-        target: the group of its output.
-        forms: that apply to it, with factors of one output channel: enough to count by.
-        requested: those of them that the user requested.
-        sharing: how many layers take the same input, and could share it mixed.
-    """
+    """A layer in the graph."""
 
     node: ir.Node
     layer: Layer
-    source: int | None
-    target: int
-    forms: Mapping[Form, Factored]
-    requested: Sequence[Form]
-    sharing: int
+    source: int | None  # the group of its input; None for an image
+    target: int  # the group of its output
+    forms: Mapping[Form, Factored]  # that apply to it, with factors of one output channel: enough to count by
+    requested: Sequence[Form]  # those of them that the user requested
+    sharing: int  # how many layers take the same input, and could share it mixed
 
-    def channels(self, padding: Sequence[int]) -> tuple[int, int]:
+    def channels(self, padding: Sequence[int]) -> Pair:
         """I' and O'."""
         source = self.layer.spec.in_channels if self.source is None else padding[self.source]
         return source, padding[self.target]
 
     def costs(self, padding: Sequence[int], block: int) -> dict[Form, float]:
-        """Of every form."""
         size, channels = self.layer.size, self.channels(padding)
         pixels = (math.prod(size), math.prod(self.layer.spec.out_size(size)))
         return {
@@ -76,11 +60,10 @@ class _Site:
         }
 
     def best(self, costs: Mapping[Form, float]) -> Form:
-        """The cheapest form, among those requested if any are."""
+        """The cheapest, among those requested if any are."""
         return min(self.requested or self.forms, key=lambda form: costs[form])
 
     def lowest_cost(self, padding: Sequence[int], block: int) -> float:
-        """Of the best form."""
         costs = self.costs(padding, block)
         return costs[self.best(costs)]
 
@@ -88,10 +71,7 @@ class _Site:
 def choose(graph: ir.Graph, *, form: str, block: int) -> list[Choice]:
     """Note the form of every layer, and the padded channels of every rotation-major value.
 
-    Args:
-        graph: with its regions formed.
-        form: ``auto``, or ``fourier`` wherever it applies.
-        block: the channel block of the runtime.
+    ``form`` is ``auto``, or ``fourier`` wherever it applies; ``block`` the channel block of the runtime.
     """
     groups = _channel_groups(graph)
     index = {value: number for number, group in enumerate(groups) for value in group}
@@ -133,7 +113,6 @@ def _channel_groups(graph: ir.Graph) -> list[list[ir.Value]]:
 
 
 def _sites(graph: ir.Graph, index: Mapping[ir.Value, int], form: str) -> list[_Site]:
-    """Every layer."""
     forms = {node: _forms(layer_of(node), form) for node in graph if is_dialect(node, MAJOR_LAYER)}
     mixing = [node for node in forms if any(factors.forward is not None for factors in forms[node].values())]
     mixed = Counter(node.inputs[0] for node in mixing)

@@ -31,10 +31,7 @@ BLOCKS = {"avx2": 8, "avx512": 16}
 
 
 def block_of(processor: str | None) -> int:
-    """The channel block on a processor; None is this machine's.
-
-    Raises:
-        SpecError: for a processor that is not known.
+    """The channel block on a processor; None is this machine's. SpecError for one that is not known.
 
     >>> block_of("avx512")
     16
@@ -56,14 +53,10 @@ def up_to(count: int, multiple: int) -> int:
 
 
 def layer_cost(factors: Factored, channels: Pair, pixels: Pair, *, sharing: int, block: int) -> float:
-    """The cost of a layer in one form.
+    """The cost of a layer in one form, of whose weight only the groups and the kernel size are read.
 
-    Args:
-        factors: the form's; of the weight, only the groups and the kernel size are read.
-        channels: I' and O', with their padding.
-        pixels: H·W in and out.
-        sharing: how many layers take the same input, and share the mixed one.
-        block: the channel block.
+    ``channels`` are I' and O', with their padding; ``pixels`` H·W in and out; ``sharing`` is how many layers
+    take the same input, and share the mixed one.
     """
     groups, rows, _, columns, _, *kernel = factors.weight.shape
     values_in, values_out = channels[0] * pixels[0], channels[1] * pixels[1]

@@ -16,29 +16,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ceconv_convert.kernel.spec import LiftingSpec
-from ceconv_convert.onnx.dialect import (
-    DOMAIN,
-    FLAT,
-    FROM_MAJOR,
-    LAYER,
-    MAJOR_LAYER,
-    SPLIT,
-    TO_MAJOR,
-    Layout,
-    is_dialect,
-    layer_of,
-    layout_of,
-    notes,
-)
-from ceconv_convert.onnx.passes.editing import (
-    Array,
-    add_constant,
-    constant,
-    insert,
-    is_taken,
-    replace,
-    shape_of,
-)
+from ceconv_convert.onnx import dialect
+from ceconv_convert.onnx.dialect import FLAT, SPLIT, Layout, is_dialect, layer_of, layout_of, notes
+from ceconv_convert.onnx.passes import editing
+from ceconv_convert.onnx.passes.editing import add_constant, constant, insert, is_taken, replace, shape_of
 
 _POINTWISE = (
     *("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Celu", "Softplus", "Softsign", "HardSigmoid"),
@@ -59,12 +40,9 @@ class View:
 
 
 def form_regions(graph: ir.Graph) -> int:
-    """Rewrite the graph; the number of nodes that became rotation-major, layers apart.
-
-    Boundaries behind which nothing is left stay, without a consumer.
-    """
+    """How many nodes became rotation-major, layers apart; boundaries without a consumer may be left."""
     for node in list(graph):
-        if is_dialect(node, LAYER):
+        if is_dialect(node, dialect.LAYER):
             _surround(node)
     return sum(_move_boundary(node) for node in list(graph))
 
@@ -75,7 +53,7 @@ def _surround(node: ir.Node) -> None:
     spec = layer.spec
     if x is not None and not isinstance(spec, LiftingSpec):  # an image is the same in both layouts
         x = enter(node, x, Layout(spec.in_channels, spec.in_rotations))
-    major = insert(node, MAJOR_LAYER, [x], domain=DOMAIN)
+    major = insert(node, dialect.MAJOR_LAYER, [x], domain=dialect.DOMAIN)
     notes(major).layout = Layout(spec.out_channels, spec.out_rotations)
     producer = major.producer()
     if producer is not None:
@@ -86,7 +64,7 @@ def _surround(node: ir.Node) -> None:
 def _move_boundary(node: ir.Node) -> bool:
     """Move the boundary before ``node`` behind it, where a rule allows that."""
     view = view_of(node.inputs[0]) if node.inputs else None
-    if is_dialect(node, TO_MAJOR):
+    if is_dialect(node, dialect.TO_MAJOR):
         meets = view is not None and view.rank == SPLIT and view.layout == layout_of(node.outputs[0])
         if view is not None and meets:
             replace(node, view.source)
@@ -102,7 +80,7 @@ def _move_boundary(node: ir.Node) -> bool:
 def view_of(value: ir.Value | None) -> View | None:
     """The rotation-major source of ``value``; None where no ``FromRotationMajor`` node makes it."""
     node = None if value is None else value.producer()
-    if node is None or not is_dialect(node, FROM_MAJOR) or node.inputs[0] is None:
+    if node is None or not is_dialect(node, dialect.FROM_MAJOR) or node.inputs[0] is None:
         return None
     layout = layout_of(node.inputs[0])
     return None if layout is None else View(node.inputs[0], layout, node.attributes.get_int("rank", SPLIT))
@@ -111,16 +89,18 @@ def view_of(value: ir.Value | None) -> View | None:
 def enter(before: ir.Node, x: ir.Value, layout: Layout) -> ir.Value:
     """Features ``[B, C, N, H, W]`` as rotation-major, by a node that is there already, or a new one."""
     for taker in x.consumers():
-        if is_dialect(taker, TO_MAJOR) and layout_of(taker.outputs[0]) == layout:
+        if is_dialect(taker, dialect.TO_MAJOR) and layout_of(taker.outputs[0]) == layout:
             return taker.outputs[0]
-    major = insert(before, TO_MAJOR, [x], domain=DOMAIN)
+    major = insert(before, dialect.TO_MAJOR, [x], domain=dialect.DOMAIN)
     notes(major).layout = layout
     return major
 
 
 def leave(before: ir.Node, major: ir.Value, rank: int) -> ir.Value:
     """Rotation-major features in the usual layout, in the place of what ``before`` makes."""
-    return insert(before, FROM_MAJOR, [major], {"rank": rank}, domain=DOMAIN, like=before.outputs[0])
+    return insert(
+        before, dialect.FROM_MAJOR, [major], {"rank": rank}, domain=dialect.DOMAIN, like=before.outputs[0]
+    )
 
 
 def move_inside(node: ir.Node, inputs: Sequence[ir.Value | None], layout: Layout, rank: int) -> bool:
@@ -175,7 +155,7 @@ def _operand(node: ir.Node, value: ir.Value | None, layout: Layout, rank: int) -
     return enter(node, value, layout)
 
 
-def _channelwise(numbers: Array, layout: Layout, rank: int) -> Array | None:
+def _channelwise(numbers: editing.Array, layout: Layout, rank: int) -> editing.Array | None:
     """A constant of one number a channel, or one a channel and rotation, as ``[1, N or 1, C, 1, 1]``."""
     channels, rotations = layout.channels, layout.rotations
     shapes = [(channels, rotations), (channels, 1)] if rank == SPLIT else [(channels * rotations,)]
@@ -207,10 +187,8 @@ def _norm(node: ir.Node, view: View) -> bool:
 def _pool(node: ir.Node, view: View) -> bool:
     """A pool over height and width; a window of rank 5 must leave the rotations alone."""
     if view.rank == SPLIT:
-        window, pads = (
-            node.attributes.get_ints("kernel_shape", ()),
-            node.attributes.get_ints("pads", (0,) * 6),
-        )
+        window = node.attributes.get_ints("kernel_shape", ())
+        pads = node.attributes.get_ints("pads", (0,) * 6)
         steps = [node.attributes.get_ints(name, (1, 1, 1)) for name in ("strides", "dilations")]
         if len(window) != SPLIT - 2 or any(each[0] != 1 for each in (window, *steps)) or pads[0] or pads[3]:
             return False

@@ -14,20 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.onnx import dialect
 from ceconv_convert.onnx.boundaries import Boundary
-from ceconv_convert.onnx.dialect import (
-    FLAT,
-    FROM_MAJOR,
-    MAJOR_LAYER,
-    SPLIT,
-    TO_MAJOR,
-    Layout,
-    is_dialect,
-    layer_of,
-    layout_of,
-    major_layout,
-    notes,
-)
+from ceconv_convert.onnx.dialect import FLAT, SPLIT, Layout, layer_of, layout_of, major_layout, notes
 from ceconv_convert.onnx.passes.editing import Array, add_constant, constant, in_rank, insert, noted, replace
 
 _FLAT_POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
@@ -47,14 +36,14 @@ def lower(graph: ir.Graph) -> list[Boundary[ir.Value]]:
     boundaries = []
     for node in list(graph):
         major = [value for value in node.inputs if layout_of(value) is not None]
-        if is_dialect(node, MAJOR_LAYER):
+        if dialect.is_dialect(node, dialect.MAJOR_LAYER):
             made, layer, x = write_layer(node), layer_of(node), node.inputs[0]
             if x is not None:
                 entered = layout_of(x) is not None
                 boundaries.append(Boundary(layer.name, x, made, entered, True, layer.norms))
-        elif is_dialect(node, TO_MAJOR):
+        elif dialect.is_dialect(node, dialect.TO_MAJOR):
             made = _enter(node)
-        elif is_dialect(node, FROM_MAJOR):
+        elif dialect.is_dialect(node, dialect.FROM_MAJOR):
             made = _leave(node)
         elif major and layout_of(node.outputs[0]) is None:
             _permute_columns(node)
