@@ -21,30 +21,20 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One layer and its replacement; None for what a state dict or a refused layer does not tell.
+    """One layer and its replacement; None for what a state dict or a refused layer does not tell."""
 
-    Attributes:
-        name: its path in the module, ``""`` for the root; ``aliases`` are further paths of the same module.
-        kind: ``lifting``, ``hidden`` or ``separable``.
-        rotations: N_in, N_out; ``channels`` are I, O.
-        padding: zeros, ``((top, bottom), (left, right))``; kernel size and stride are rows, columns.
-        form: of the replacement.
-        bytes_before: of the layer's parameters and buffers; ``bytes_after`` of its replacement's.
-        refusal: why the layer is not converted; None where it is.
-    """
-
-    name: str
-    bytes_before: int
-    aliases: tuple[str, ...] = ()
-    kind: str | None = None
-    rotations: Pair | None = None
-    channels: Pair | None = None
-    kernel_size: Pair | None = None
-    stride: Pair | None = None
-    padding: Padding | None = None
-    form: str | None = None
-    bytes_after: int | None = None
-    refusal: str | None = None
+    name: str  # its path in the module, "" for the root
+    bytes_before: int  # of the layer's parameters and buffers
+    aliases: tuple[str, ...] = ()  # further paths of the same module
+    kind: str | None = None  # lifting, hidden or separable
+    rotations: Pair | None = None  # N_in, N_out
+    channels: Pair | None = None  # I, O
+    kernel_size: Pair | None = None  # rows, columns
+    stride: Pair | None = None  # rows, columns
+    padding: Padding | None = None  # zeros, ((top, bottom), (left, right))
+    form: str | None = None  # of the replacement
+    bytes_after: int | None = None  # of the replacement
+    refusal: str | None = None  # why the layer is not converted; None where it is
 
     def cells(self) -> tuple[str, ...]:
         """One text for each of ``HEADINGS``; equal strides or paddings of rows and columns as one number."""

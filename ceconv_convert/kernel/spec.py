@@ -84,7 +84,7 @@ class KernelSpec:
 
     def input_shape(self, batch: int, size: Sequence[int]) -> tuple[int, ...]:
         """Of an input with height and width ``size``: what the layer's forward pass takes."""
-        raise NotImplementedError
+        return (batch, self.in_channels, self.in_rotations, *size)
 
     def out_size(self, size: Sequence[int]) -> Pair:
         """(H', W') of an input of ``size`` (H, W); symbolic sizes stay symbolic."""
@@ -128,9 +128,6 @@ class CyclicSpec(KernelSpec):
     """
 
     kind = "hidden"
-
-    def input_shape(self, batch: int, size: Sequence[int]) -> tuple[int, ...]:
-        return (batch, self.in_channels, self.in_rotations, *size)
 
 
 class SeparableSpec(CyclicSpec):

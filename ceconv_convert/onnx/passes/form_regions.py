@@ -27,7 +27,7 @@ _POINTWISE = (
 )
 """Of one input and scalars, and finite at 0."""
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Max", "Min", "Sum", "PRelu")
-_ROTATIONS = 2
+_ROTATIONS = 2  # the axis, in rank SPLIT
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +98,8 @@ def enter(before: ir.Node, x: ir.Value, layout: Layout) -> ir.Value:
 
 def leave(before: ir.Node, major: ir.Value, rank: int) -> ir.Value:
     """Rotation-major features in the usual layout, in the place of what ``before`` makes."""
-    return insert(
-        before, dialect.FROM_MAJOR, [major], {"rank": rank}, domain=dialect.DOMAIN, like=before.outputs[0]
-    )
+    domain, like = dialect.DOMAIN, before.outputs[0]
+    return insert(before, dialect.FROM_MAJOR, [major], {"rank": rank}, domain=domain, like=like)
 
 
 def move_inside(node: ir.Node, inputs: Sequence[ir.Value | None], layout: Layout, rank: int) -> bool:
@@ -113,17 +112,12 @@ def move_inside(node: ir.Node, inputs: Sequence[ir.Value | None], layout: Layout
 
 def _pointwise(node: ir.Node, view: View) -> bool:
     others = [constant(value) for value in node.inputs[1:] if value is not None]
-    if any(numbers is None or numbers.size != 1 or numbers.ndim > view.rank for numbers in others):
-        return False
+    for numbers in others:
+        if numbers is None or numbers.size != 1 or numbers.ndim > view.rank:
+            return False
+        if node.op_type == "Div" and not (numbers.all() and np.isfinite(numbers).all()):
+            return False
     return move_inside(node, [view.source, *node.inputs[1:]], view.layout, view.rank)
-
-
-def _scale(node: ir.Node, view: View) -> bool:
-    """Division by a number."""
-    divisor = constant(node.inputs[1])
-    return (
-        divisor is not None and bool(divisor.all() and np.isfinite(divisor).all()) and _pointwise(node, view)
-    )
 
 
 def _elementwise(node: ir.Node) -> bool:
@@ -247,9 +241,8 @@ def _plain_convolution(node: ir.Node, view: View) -> bool:
 _RULES: dict[str, Callable[[ir.Node, View], bool]] = {
     "Reshape": _reshape,
     "BatchNormalization": _norm,
-    "Div": _scale,
     "Conv": _plain_convolution,
-    **dict.fromkeys(_POINTWISE, _pointwise),
+    **dict.fromkeys((*_POINTWISE, "Div"), _pointwise),
     **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
     **dict.fromkeys(("ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum"), _reduce),

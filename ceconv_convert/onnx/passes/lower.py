@@ -28,11 +28,7 @@ _SWAP = [0, 2, 1, 3, 4]
 
 
 def lower(graph: ir.Graph) -> list[Boundary[ir.Value]]:
-    """Write every node of the dialect, and every operator on rotation-major features, in standard operators.
-
-    Returns:
-        Where each layer begins and ends.
-    """
+    """Write the dialect, and operators on rotation-major features, in standard ones; where each layer is."""
     boundaries = []
     for node in list(graph):
         major = [value for value in node.inputs if layout_of(value) is not None]
