@@ -1,7 +1,5 @@
 """The public functions that need more than one room: ``verify`` and ``export_onnx``."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from dataclasses import replace

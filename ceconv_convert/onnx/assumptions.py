@@ -5,8 +5,6 @@ that it took, stands in the program as ranges and assertions. The ONNX exporter 
 file computes something else, without a word.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

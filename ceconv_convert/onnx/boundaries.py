@@ -3,8 +3,6 @@
 A graph has no modules. With the names of its input and output values, a layer can be run by itself.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping

@@ -1,7 +1,5 @@
 """A network as torch exports it: the graph, and what that assumes of the input's sizes."""
 
-from __future__ import annotations
-
 import inspect
 import io
 import logging

@@ -1,7 +1,5 @@
 """A network as an ONNX file: exported, checked and judged; and a note in it on where it comes from."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

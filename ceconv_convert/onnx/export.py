@@ -1,7 +1,5 @@
 """A converted module → an ONNX file of standard operators."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """An ONNX file against the evidence: its outputs, its values along the network, its layers by themselves."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """ONNX files: what they consist of, and whether they are valid."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """An ONNX file in ONNX Runtime, with tensors in and out: whole, or value by value."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The classes that a network's outputs decide for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -5,8 +5,6 @@ the features of ``M x`` is rotation r - 1 of those of ``x``. Lengyel et al., Neu
 Whether a layer is equivariant by design is not guessed: the float64 reference shows it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 

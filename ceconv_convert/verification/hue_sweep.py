@@ -1,7 +1,5 @@
 """Scores and features as the input's hue rotates through the full circle."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial

@@ -1,7 +1,5 @@
 """A candidate against the evidence: the verdict."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence

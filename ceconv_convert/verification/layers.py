@@ -7,8 +7,6 @@ With x = ± a everywhere the absolute products behind an output add up to a · �
 A kernel whose products are far below its bias would be lost in the rounding of that; a makes them alike.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

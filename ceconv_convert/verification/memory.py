@@ -4,8 +4,6 @@ A file of a few bytes can demand any amount: an upsampling by 500, a padding of 
 every operator runs first on the meta device, where tensors have shapes and no numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a network gives: its outputs as a flat tuple of tensors, and the features after each of its steps."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Input shapes that a network runs on, and seeded random inputs of them."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Sequence
 

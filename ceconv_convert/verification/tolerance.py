@@ -11,8 +11,6 @@ enough, the original's error may be as large as rounding inside it could have ma
 The original's own error is bounded too, or a wrong original would widen the tolerance until anything passes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

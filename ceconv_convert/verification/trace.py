@@ -3,8 +3,6 @@
 They are measured as outputs are: their distance from the float64 reference, beside the original's own.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The verdict on a candidate: what each check found, as data, as one line, and as plain data for files."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, is_dataclass
 
 from ceconv_convert.verification.tolerance import Measure
