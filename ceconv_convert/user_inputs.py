@@ -5,11 +5,9 @@ resized to the network's image size (bilinear) and scaled to 0 … 1. Transparen
 of an animation is read, and 16-bit grays keep their 16 bits. Folders in the folder are classes, in
 alphabetical order. Hidden files and files with other suffixes are left out.
 
-Arrays are taken as they are, except that bytes are scaled to 0 … 1 and channels-last is made channels-first;
-their headers are checked before memory is taken. No mean is subtracted: save arrays as the network wants it.
+Arrays are taken as they are, except that bytes are scaled to 0 … 1 and channels-last is made channels-first.
+No mean is subtracted: save arrays as the network wants it.
 """
-
-from __future__ import annotations
 
 import math
 import stat
@@ -34,7 +32,7 @@ from ceconv_convert.files.system import reading, stat_of
 Array = np.ndarray[Any, Any]
 
 LIMIT = 2**32
-"""Most bytes of numbers that are read, as they lie in memory."""
+"""Most bytes that are read from a file, and that all images take in float32."""
 _KIND = " as inputs"
 _ARRAYS = (".npy", ".npz", ".safetensors")
 _IMAGES = ("images", "inputs", "input", "x")
@@ -42,7 +40,6 @@ _LABELS = ("labels", "targets", "label", "y")
 _MOST_NAMES = 8
 """Names of arrays that an error lists."""
 _SINGLE = np.dtype(np.float32).itemsize
-_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """Pillow goes by the content, and knows formats for which it runs other programs."""
@@ -85,13 +82,10 @@ def read_inputs(path: Path, size: tuple[int, int] | None) -> UserInputs:
         return UserInputs(inputs, None if labels is None else _as_labels(labels, len(inputs)))
 
 
-def _read_first(readers: Mapping[str, Callable[[], Array]], names: Sequence[str]) -> Array | None:
-    return next((readers[name]() for name in names if name in readers), None)
-
-
 def _as_images(array: Array) -> Array:
     if array.ndim < 4 or not array.size:
         raise ValueError(f"it has inputs of shape {list(array.shape)}: expected [count, 3, H, W]")
+    _check_fits(array.size * _SINGLE, f"inputs of shape {list(array.shape)}")
     if array.ndim == 4 and array.shape[1] != 3 and array.shape[-1] == 3:
         array = np.moveaxis(array, -1, 1)
     # float32 holds integers of up to 24 bits exactly.
@@ -141,45 +135,39 @@ def _open_member(path: Path, member: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _read_tensor(stored: StoredTensor) -> Array:
-    _check_fits(stored.shape, stored.dtype.itemsize)
-    tensor = stored.read()
-    if tensor.is_floating_point() and tensor.element_size() < _SINGLE:
-        tensor = tensor.float()  # numpy has no bfloat16 and no float8
-    array: Array = tensor.numpy()
-    _check_numbers(array.dtype)
-    return array
-
-
 def _read_array(open_file: Callable[[], AbstractContextManager[IO[bytes]]], size: int) -> Array:
-    """An array in numpy's format, from a file of ``size`` bytes."""
+    """An array in numpy's format, from a file of ``size`` bytes, which numpy does not read beyond."""
+    _check_fits(size, "its bytes")
     with open_file() as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a header that Python 2 wrote
-        version = npy.read_magic(file)
-        if version not in _HEADERS:
-            raise ValueError(f"it is in version {version} of numpy's format: expected (1, 0)")
-        shape, _, dtype = _HEADERS[version](file)
-        _check_numbers(dtype)
-        if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > size:
-            claim = f"an array of shape {list(shape)} in {dtype}"
-            raise ValueError(f"it claims {claim}, more than its {size} bytes hold")
-        _check_fits(shape, dtype.itemsize)
-        file.seek(0)
         array: Array = npy.read_array(file, allow_pickle=False)
     return array
 
 
-def _check_numbers(dtype: np.dtype[Any]) -> None:
-    if dtype.kind not in "biuf":  # bools, integers, floating point
-        raise ValueError(f"it has an array of {dtype}, and real numbers are expected")
+def _read_tensor(stored: StoredTensor) -> Array:
+    _check_fits(math.prod(stored.shape) * _SINGLE, f"numbers of shape {list(stored.shape)}")
+    tensor = stored.read()
+    if tensor.is_floating_point() and tensor.element_size() < _SINGLE:
+        tensor = tensor.float()  # numpy has no bfloat16 and no float8
+    array: Array = tensor.numpy()
+    return array
 
 
-def _check_fits(shape: Sequence[int], size: int) -> None:
-    """Raise ValueError where numbers of ``size`` bytes in that shape are more than are read."""
-    total = math.prod(shape) * max(size, _SINGLE)
-    if total > LIMIT:
+def _read_first(readers: Mapping[str, Callable[[], Array]], names: Sequence[str]) -> Array | None:
+    """The first array that has one of these names."""
+    for name in names:
+        if name in readers:
+            array = readers[name]()
+            if array.dtype.kind not in "biuf":  # bools, integers, floating point
+                raise ValueError(f"it has an array of {array.dtype}, and real numbers are expected")
+            return array
+    return None
+
+
+def _check_fits(size: int, what: str) -> None:
+    if size > LIMIT:
         most = f"{LIMIT // 2**30} GiB are the most that is read: use fewer inputs, or smaller ones"
-        raise ValueError(f"numbers of shape {list(shape)} take {total / 2**30:.1f} GiB, and {most}")
+        raise ValueError(f"{what} take {size / 2**30:.1f} GiB, and {most}")
 
 
 def _read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None]:
@@ -228,7 +216,7 @@ def _read_image(file: Path, size: Sequence[int] | None, count: int) -> Array:
         with Image.open(file, formats=_FORMATS) as image:
             image.load()  # applies a TIFF's orientation
             height, width = size or (image.height, image.width)
-            _check_fits((count, 3, height, width), 1)
+            _check_fits(count * 3 * height * width * _SINGLE, f"{count} images of {height}×{width}")
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
                 gray = Image.fromarray(np.asarray(image).astype(np.float32))  # Pillow would cut it to 8 bits
                 gray = gray.resize((width, height), Image.Resampling.BILINEAR)

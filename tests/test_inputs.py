@@ -81,12 +81,12 @@ HEADERS = {
     "more than there is": (
         "(100000000, 3, 28, 28)",
         "'<f4'",
-        "claims an array of shape .100000000, 3, 28, 28.",
+        "cannot be read as inputs",
     ),
-    "beyond integers": (f"({10**40}, 3, 8, 8)", "'<f4'", "more than its .* bytes hold"),
-    "negative": ("(-1, 3, 8, 8)", "'<f4'", "claims an array of shape .-1, 3"),
+    "beyond integers": (f"({10**40}, 3, 8, 8)", "'<f4'", "cannot be read as inputs"),
+    "negative": ("(-1, 3, 8, 8)", "'<f4'", "cannot be read as inputs"),
     "no numbers": ("(1, 3.5, 8, 8)", "'<f4'", "cannot be read as inputs"),
-    "objects": ("(1, 3, 8, 8)", "'|O'", "it has an array of object, and real numbers are expected"),
+    "objects": ("(1, 3, 8, 8)", "'|O'", "cannot be read as inputs: Object arrays"),
     "complex": ("(1, 3, 8, 8)", "'<c8'", "it has an array of complex64"),
     "structured": ("(1, 3, 8, 8)", "[('a', '<f4')]", "real numbers are expected"),
     "pairs": ("(1, 3, 8, 8)", "[('', '<f4', (2,))]", "real numbers are expected"),
@@ -100,7 +100,7 @@ HEADERS = {
 
 @pytest.mark.parametrize(("shape", "descr", "sentence"), HEADERS.values(), ids=HEADERS)
 def test_a_header_is_not_believed(tmp_path, shape, descr, sentence):
-    path = header(tmp_path / "a.npy", shape, descr, bytes(64))
+    path = header(tmp_path / "a.npy", shape, descr, bytes(20_000))
     refused(path, sentence)
     with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
         archive.write(path, "images.npy")
@@ -132,7 +132,7 @@ def test_a_header_that_is_none(tmp_path, text):
 def test_what_is_no_array_file(tmp_path, content):
     for name in ("a.npy", "a.npz", "a.safetensors"):
         (tmp_path / name).write_bytes(content)
-        refused(tmp_path / name, "cannot be read as|is in version")
+        refused(tmp_path / name, "cannot be read as")
 
 
 def test_damaged_archives(tmp_path):

@@ -1,7 +1,5 @@
 """A measurement as a table."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Measure candidates: ONNX files in ONNX Runtime, and modules in PyTorch beside them."""
 
-from __future__ import annotations
-
 import math
 import os
 import platform

@@ -4,8 +4,6 @@
 imports nothing of the package: torch would lie in the memory that is measured.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -5,8 +5,6 @@ A container nests weights under a name (``state_dict``, ``model``, …), wraps t
 names them as torchvision does.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass

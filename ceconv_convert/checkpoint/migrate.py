@@ -1,7 +1,5 @@
 """Migration without any module: state dict → state dict, and file → file with everything else as it was."""
 
-from __future__ import annotations
-
 import copy
 import os
 from collections import OrderedDict

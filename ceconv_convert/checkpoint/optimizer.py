@@ -5,8 +5,6 @@ momentum and its averages. A separable layer has two factors before and one prod
 of the factors says nothing of the product, and is dropped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

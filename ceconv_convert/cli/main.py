@@ -1,7 +1,5 @@
 """The entry point: however a run ends, the user gets one sentence and an exit code."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal

@@ -1,7 +1,5 @@
 """The options of the command line, and the job that they make; neither torch nor onnx is imported for it."""
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import re

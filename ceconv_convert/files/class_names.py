@@ -4,8 +4,6 @@ Classes only, never functions: a class does nothing that its author did not writ
 published code, and those of earlier versions of this package, stand for our classes of the same name.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys

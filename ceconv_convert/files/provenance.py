@@ -3,8 +3,6 @@
 What writes raises OutputError where the file cannot be written.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import platform

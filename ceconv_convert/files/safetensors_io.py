@@ -5,8 +5,6 @@ and where it becomes shorter, the process dies. The format: 8 bytes with the len
 header, the numbers.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A pickle can declare tensors of any shape as views of a few bytes, and set a mod
 What a network computes with them is found out later, by running it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType

@@ -5,8 +5,6 @@ the object, the keys of its storages), then the numbers. Of that one, whole modu
 every module class together with its source code.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -8,8 +8,6 @@ A process holds a lock on each of its folders, which the system drops when the p
 A folder that nobody holds is therefore abandoned, and the next process that writes beside it removes it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

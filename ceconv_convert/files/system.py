@@ -1,7 +1,5 @@
 """Files as the operating system knows them, and errors about a file as one sentence that names it."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterator

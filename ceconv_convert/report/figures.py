@@ -1,7 +1,5 @@
 """The report's figures, as SVG in the page's text color: readable on light and on dark."""
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -3,8 +3,6 @@
 Results go to standard output; progress to standard error, and only if that is a terminal: logs stay clean.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 

@@ -3,8 +3,6 @@
 The schema is described in docs/report.md. Keys are added, never renamed or dropped, within a version.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
