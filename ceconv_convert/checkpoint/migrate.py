@@ -26,7 +26,7 @@ from ceconv_convert.errors import (
 )
 from ceconv_convert.files import provenance
 from ceconv_convert.files.provenance import save_object, save_tensors
-from ceconv_convert.files.safetensors_io import bytes_of, is_safetensors, open_stored, write_stored
+from ceconv_convert.files.safetensors_io import is_safetensors, open_stored, write_stored
 from ceconv_convert.files.sanity import check_tensors
 from ceconv_convert.files.source import Source, files_of, read_source, sha256_of, unchanged
 from ceconv_convert.files.staging import Staging
@@ -271,14 +271,14 @@ def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | N
         names = Weights(state).own_names(hidden)
         layers = {f"{layer.name}weight": layer for layer in layers_to_migrate(state, to, names)}
 
-        def content(name: str) -> bytearray | memoryview:
+        def read(name: str) -> Tensor:
             if name not in layers:
-                return stored.tensors[name].content()
+                return stored.tensors[name].read()
             layer = layers[name]
             numbers: Any = {key: stored.tensors[layer.name + key].read() for key in layer.factors}
             full = replace(layer, **numbers)
-            return bytes_of(full.moved(full.effective_weight(), to))
+            return full.moved(full.effective_weight(), to)
 
         made = _record(path, sha256_of(stored.files), to, layers.values())
         metadata = {**stored.metadata, provenance.KEY: provenance.as_text(made)}
-        write_stored(staged, migrate_state_dict(state, to, hidden=names), content, metadata)
+        write_stored(staged, migrate_state_dict(state, to, hidden=names), read, metadata)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.files.safetensors_io import bytes_of, write_stored
+from ceconv_convert.files.safetensors_io import write_stored
 from ceconv_convert.files.system import writing
 
 KEY = "ceconv_convert"
@@ -76,4 +76,4 @@ def save_tensors(state: Mapping[str, Tensor], path: Path, made: Record | None = 
     The same tensors and record give the same bytes: the format's own library writes metadata in random order.
     """
     metadata = {"format": "pt"} | ({KEY: as_text(made)} if made else {})
-    write_stored(path, state, lambda name: bytes_of(state[name]), metadata)
+    write_stored(path, state, state.__getitem__, metadata)

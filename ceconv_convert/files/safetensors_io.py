@@ -40,22 +40,16 @@ class StoredTensor:
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
-    stop: int
 
     def read(self) -> Tensor:
         """Its numbers, in memory of their own."""
-        content = self.content()
-        flat = torch.frombuffer(content, dtype=self.dtype) if content else torch.empty(0, dtype=self.dtype)
-        return flat.reshape(self.shape)
-
-    def content(self) -> bytearray:
-        """Its bytes; UnreadableInputError where the file has become shorter meanwhile."""
-        content = bytearray(self.stop - self.start)
+        tensor = torch.empty(self.shape, dtype=self.dtype)
+        content = bytes_of(tensor)
         with reading(self.path), self.path.open("rb") as file:
             file.seek(self.start)
             if file.readinto(content) < len(content):
                 raise UnreadableInputError(f"{self.path} became shorter while it was read")
-        return content
+        return tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +83,8 @@ def open_stored(path: Path) -> Stored:
             raise ValueError(f"it has tensors in {', '.join(unknown)}, which torch does not have")
     tensors = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        start, stop = (_LENGTH + length + offset for offset in entry["data_offsets"])
-        tensors[name] = StoredTensor(path, _DTYPES[entry["dtype"]], tuple(entry["shape"]), start, stop)
+        start = _LENGTH + length + entry["data_offsets"][0]
+        tensors[name] = StoredTensor(path, _DTYPES[entry["dtype"]], tuple(entry["shape"]), start)
     return Stored(tensors, metadata, (path,))
 
 
@@ -114,13 +108,13 @@ def _open_shards(index: Path) -> Stored:
 def write_stored(
     path: Path,
     tensors: Mapping[str, Tensor],
-    content: Callable[[str], bytearray | memoryview],
+    read: Callable[[str], Tensor],
     metadata: Mapping[str, str],
 ) -> None:
     """Write a file one tensor after the other; raises OutputError where it cannot be written.
 
-    ``tensors`` have the shapes and dtypes to write, and may be on the meta device: ``content`` returns a
-    tensor's bytes by its name, when its turn has come.
+    ``tensors`` have the shapes and dtypes to write, and may be on the meta device: ``read`` returns a tensor
+    by its name, when its turn has come.
     """
     # As the format's own library orders them: wider numbers first, so that each is aligned.
     order = sorted(tensors, key=lambda name: -tensors[name].element_size())
@@ -138,10 +132,10 @@ def write_stored(
     with writing(path.name), path.open("wb") as file:
         file.write(len(text).to_bytes(_LENGTH, "little") + text)
         for name in order:
-            file.write(content(name))
+            file.write(bytes_of(read(name)))
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The numbers of a tensor as the format has them."""
+    """The numbers of a tensor as the format has them; its own memory, if that is how they lie in it."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data

@@ -1,11 +1,9 @@
 """Outputs appear whole, and together or not at all.
 
-Each output is written in a hidden folder beside its final place, flushed to the disk, and moved only when
-everything has been written and judged. A move within a file system is atomic; where one of several fails,
-those before it are taken back.
-
-A process holds a lock on each of its folders, which the system drops when the process ends, however it ends.
-A folder that nobody holds is therefore abandoned, and the next process that writes beside it removes it.
+Each is written in a hidden folder beside its final place, and moved when everything has been written and
+judged. A move is atomic; where one of several fails, those before it are taken back. A process holds a lock
+on each of its folders until it ends, however it ends. One that nobody holds is abandoned, and the next
+process that writes beside it removes it.
 """
 
 import contextlib
@@ -71,14 +69,13 @@ class Staging(contextlib.ExitStack):
 
         An OutputError says why that failed; everything is as it was then.
         """
-        moves = []
-        for output, staged in self._staged.items():
-            for file in staged.parent.iterdir():
-                target = output if file == staged else output.with_name(file.name)
-                moves.append((file == staged, target, file))
         # What a file needs beside it comes first. The same order in every process: of several that write the
         # same files at once, one gets all of them.
-        moves.sort()
+        moves = sorted(
+            (file == staged, output if file == staged else output.with_name(file.name), file)
+            for output, staged in self._staged.items()
+            for file in staged.parent.iterdir()
+        )
         check_outputs([target for _, target, _ in moves], self._inputs, force=self._force)
         mask = os.umask(0)
         os.umask(mask)
@@ -90,7 +87,7 @@ class Staging(contextlib.ExitStack):
         with signals_held(), contextlib.ExitStack() as undo:
             for _, target, file in moves:
                 with writing(target):
-                    undo.callback((_replace if self._force else _create)(file, target))
+                    undo.callback(_move(file, target, force=self._force))
             undo.pop_all()
             self.discard()
 
@@ -194,9 +191,19 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-def _create(file: Path, target: Path) -> Callable[[], None]:
-    """Move ``file`` to ``target``, which must not exist, whoever else makes it; returns the undoing."""
-    undo = partial(_remove, target, file.lstat())
+def _move(file: Path, target: Path, *, force: bool) -> Callable[[], None]:
+    """Move ``file`` to ``target``, which is replaced with ``force`` alone, whoever else makes it meanwhile.
+
+    Returns what undoes it, as long as the file's folder is there.
+    """
+    if force and target.exists():
+        kept = Path(tempfile.mkdtemp(dir=file.parent)) / "kept"
+        try:
+            os.link(target, kept)
+        except OSError:  # no hard links here, or not to somebody else's file
+            shutil.copy2(target, kept)
+        os.replace(file, target)
+        return partial(os.replace, kept, target)
     try:
         os.link(file, target)
     except OSError:  # it exists, or the file system has no hard links: take the name, then fill it
@@ -206,25 +213,4 @@ def _create(file: Path, target: Path) -> Callable[[], None]:
         except OSError:
             os.unlink(target)
             raise
-    return undo
-
-
-def _replace(file: Path, target: Path) -> Callable[[], None]:
-    """Move ``file`` over ``target``; returns the undoing, which needs the file's folder."""
-    undo: Callable[[], None] = partial(_remove, target, file.lstat())
-    if target.exists():
-        kept = Path(tempfile.mkdtemp(dir=file.parent)) / "kept"
-        undo = partial(os.replace, kept, target)
-        try:
-            os.link(target, kept)
-        except OSError:  # no hard links here, or not to somebody else's file
-            shutil.copy2(target, kept)
-    os.replace(file, target)
-    return undo
-
-
-def _remove(target: Path, own: os.stat_result) -> None:
-    """Remove ``target`` while it still is the file that this process put there."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(target.lstat(), own):
-            target.unlink()
+    return partial(target.unlink, missing_ok=True)
