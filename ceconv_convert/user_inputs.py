@@ -1,12 +1,8 @@
-"""The user's own inputs: a folder of images, or arrays in a file.
+"""The user's own inputs: a folder of images, or arrays in a file, as docs/cli.md describes them.
 
-Images are read as torchvision's ImageFolder reads them (a JPEG's EXIF orientation is not applied), made RGB,
-resized to the network's image size (bilinear) and scaled to 0 … 1. Transparency is dropped, the first frame
-of an animation is read, and 16-bit grays keep their 16 bits. Folders in the folder are classes, in
-alphabetical order. Hidden files and files with other suffixes are left out.
-
-Arrays are taken as they are, except that bytes are scaled to 0 … 1 and channels-last is made channels-first.
-No mean is subtracted: save arrays as the network wants it.
+Images are read as torchvision's ImageFolder reads them: a JPEG's EXIF orientation is not applied,
+transparency is dropped, and the first frame of an animation is read. 16-bit grays keep their 16 bits. Hidden
+files and files with other suffixes are left out.
 """
 
 import math
@@ -48,23 +44,14 @@ _BYTE, _WORD = 255, 65535
 
 @dataclass(frozen=True, eq=False)
 class UserInputs:
-    """Inputs, ``[count, 3, H, W]``, and their classes, int64 ``[count]``, where they are known.
-
-    In float64 where the file has numbers that float32 does not hold, else in float32.
-    """
+    """Inputs, ``[count, 3, H, W]`` in float32 or, to keep numbers, float64, and int64 ``[count]`` classes."""
 
     images: Tensor
     labels: Tensor | None
 
 
 def read_inputs(path: Path, size: tuple[int, int] | None) -> UserInputs:
-    """Inputs from a folder, ``.npy``, ``.npz`` or ``.safetensors``.
-
-    Images are resized to ``size``, height and width; None is the size of the first one.
-
-    Raises:
-        UnreadableInputError: where there are none that can be read.
-    """
+    """Inputs from a folder, whose images are resized to ``size``, by default that of the first, or a file."""
     with reading(path, _KIND):
         images: Array | None
         mode = path.stat().st_mode

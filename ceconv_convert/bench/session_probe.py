@@ -14,10 +14,7 @@ from pathlib import Path
 
 
 def probe(path: Path, provider: str, threads: int, shape: Sequence[int]) -> tuple[float, int | None]:
-    """Seconds to load a session, and bytes that its process grew by at its peak; RuntimeError if it fails.
-
-    The peak is that up to after a run; None where the system does not tell.
-    """
+    """Seconds to load a session, and bytes that its process grew by until after a run, if they are known."""
     command = [sys.executable, __file__, str(path), provider, str(threads), json.dumps(list(shape))]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (ourselves)
     if finished.returncode:

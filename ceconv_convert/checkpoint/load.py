@@ -77,11 +77,7 @@ def build_network(
 
 
 def build_candidate(source: Source, converted: Mapping[str, nn.Module]) -> nn.Module:
-    """The module in a converted file, or the converted network that its weights fit; one of each form.
-
-    Raises:
-        UnreadableInputError: where the weights fit none of them.
-    """
+    """The module in a file, or the network that its weights fit, of those ``converted`` to each form."""
     found = find_weights(source.content)
     if not isinstance(found, Weights):
         return build_network(source)

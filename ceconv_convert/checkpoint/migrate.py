@@ -76,10 +76,7 @@ def migrate_state_dict(
 def layers_to_migrate(
     state: Mapping[str, Tensor], to: Direction, hidden: Collection[str] | None = None
 ) -> list[LayerTensors]:
-    """The layers of ``state``; raises as ``migrate_state_dict`` does where they are not to be migrated.
-
-    Only color matrices need numbers; other tensors may be on the meta device.
-    """
+    """The layers of ``state``, whose tensors, but for color matrices, may be on the meta device."""
     if to not in ("conv3d", "ceconv"):
         raise StateDictError(f"to is 'conv3d' or 'ceconv', found {to!r}")
     layers = layers_in_state(state, hidden)
@@ -110,10 +107,7 @@ def is_migrated(state: Mapping[str, Tensor]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Migrated:
-    """A checkpoint in the other form: the container, the weights in it, and their layers before.
-
-    ``notes`` has a line on each thing that is not simply kept.
-    """
+    """A checkpoint in the other form, its layers before, and a line on each thing that is not simply kept."""
 
     content: Mapping[str, Any]
     weights: Weights
@@ -175,14 +169,7 @@ def migrate_checkpoint(
 def migrate_content(
     source: Source, to: Direction = "conv3d", hidden: Collection[str] | None = None
 ) -> Migrated:
-    """The weights that a file held, migrated; ``source`` is not changed.
-
-    Hidden layers may be named as in the file or as in the network.
-
-    Raises:
-        UnreadableInputError: where it holds no weights.
-        StateDictError, NothingToConvertError: as ``migrate_state_dict`` does.
-    """
+    """What a file held, migrated; hidden layers may be named as in the file or as in the network."""
     weights = find_weights(source.content)
     if not isinstance(weights, Weights):
         advice = ": convert that instead" if isinstance(weights, nn.Module) else ""

@@ -22,10 +22,7 @@ OPTIMIZER_KEYS = frozenset({"state", "param_groups"})
 def carry_over(
     optimizer: Mapping[str, Any], state: Mapping[str, Tensor], layers: Sequence[LayerTensors], to: Direction
 ) -> tuple[dict[str, object], str]:
-    """The ``state`` and ``param_groups`` of an optimizer for the migrated parameters, and a line on them.
-
-    ``state`` are the weights before their migration to the form ``to``, with their layers.
-    """
+    """An optimizer's items for the parameters after migration from ``state``, and a line on them."""
     names = _parameter_names(optimizer["state"], optimizer["param_groups"], state)
     if names is None:
         reason = "its parameters cannot be told from the weights' names"
@@ -102,16 +99,13 @@ def _fits(memory: Mapping[str, Any], parameter: Tensor) -> bool:
 
 
 def _orders(state: Mapping[str, Tensor], groups: int) -> Iterator[list[list[str]]]:
-    """The ways in which scripts pass parameters to an optimizer, by name, group by group.
-
-    All of them, or all but color matrices that are not trained; in one group, or those that decay (kernels)
-    apart from those that do not (biases and norms).
-    """
+    """The ways in which scripts pass parameters to an optimizer, by name, group by group."""
     names: dict[object, str] = {}
     for name, tensor in state.items():
         if name.split(".")[-1] not in _BUFFERS:
             names.setdefault(reading.place_of(tensor), name)  # a shared parameter is one
     everything = list(names.values())
+    # All, or all but fixed color matrices; in one group, or those that decay (kernels) apart from others.
     for chosen in (everything, [name for name in everything if not name.endswith("transformation_matrix")]):
         kernels = [name for name in chosen if state[name].dim() > 1]
         others = [name for name in chosen if state[name].dim() <= 1]

@@ -71,10 +71,7 @@ class Job:
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    """``3,224,224`` or ``3x224x224``: channels, height, width; features have rotations before the height.
-
-    Whether a leading 1 is a batch is decided once the network is known.
-    """
+    """``3,224,224`` or ``3x224x224``. Whether a leading 1 is a batch is decided once the network is known."""
     parts = [part.strip() for part in re.split(r"[,x×]", text)]
     if len(parts) not in (3, 4, 5) or not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in parts):
         raise click.BadParameter(f"{text!r} is not an input shape, as 3,224,224 is: channels, height, width")

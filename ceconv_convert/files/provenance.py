@@ -31,9 +31,9 @@ def record(
     layers: Iterable[Mapping[str, object]],
     verdict: Mapping[str, object] | None,
 ) -> Record:
-    """What is known of a conversion; ``source`` is a file's name, or the class of a live module.
+    """What is known of a conversion; ``source`` names a file, or a live module's class.
 
-    ``form`` is as planned, ``ceconv`` for weights that went back, or None where nothing is converted.
+    ``form`` is ``ceconv`` for weights that went back, and None where nothing is converted.
     """
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
@@ -71,9 +71,6 @@ def save_object(thing: object, path: Path) -> None:
 
 
 def save_tensors(state: Mapping[str, Tensor], path: Path, made: Record | None = None) -> None:
-    """A state dict as safetensors, with its record in the metadata; tied tensors are written once each.
-
-    The same tensors and record give the same bytes: the format's own library writes metadata in random order.
-    """
+    """A state dict as safetensors, with its record in the metadata; tied tensors are written once each."""
     metadata = {"format": "pt"} | ({KEY: as_text(made)} if made else {})
     write_stored(path, state, state.__getitem__, metadata)

@@ -1,8 +1,7 @@
 """safetensors, tensor by tensor: single files, shards, and writing with one tensor in memory at a time.
 
-Files are read, not mapped into memory: where somebody changes a mapped file meanwhile, the tensors change,
-and where it becomes shorter, the process dies. The format: 8 bytes with the length of a JSON header, the
-header, the numbers.
+The format: 8 bytes with the length of a JSON header, the header, the numbers. The format's own library maps
+files into memory, where somebody else can change or cut them, and writes metadata in random order.
 """
 
 import json

@@ -59,11 +59,7 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def check_skeleton(model: nn.Module) -> None:
-    """Raise UnreadableInputError, with the module's path, where ``model`` cannot be walked.
-
-    Registries have to hold what their names say, without hooks and without attributes that hide a method, in
-    a tree of bounded size.
-    """
+    """Raise UnreadableInputError where ``model`` is no tree, of bounded size, of modules as torch has them."""
     counted: dict[nn.Module, int] = {}
     paths = _count_paths("", model, (), counted)
     if paths > min(_MOST_PATHS, len(counted) + _MOST_REPEATED):

@@ -43,10 +43,7 @@ _RESAVE = "torch.save(torch.load(path, weights_only=False), path)"
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a file held: the object in it, or of safetensors the tensors by name.
-
-    The SHA-256 of a sharded checkpoint is that of the index and its shards in turn.
-    """
+    """What a file held: the object in it, or of safetensors the tensors by name."""
 
     path: Path
     sha256: str
@@ -54,11 +51,7 @@ class Source:
 
 
 def read_source(path: Path, allow: Iterable[str] = (), *, unsafe: bool = False) -> Source:
-    """Read a file that holds a module or weights.
-
-    Raises:
-        UnreadableInputError: where it is missing, damaged, names what is not allowed, or changes meanwhile.
-    """
+    """Read a file of a module or weights; UnreadableInputError where it cannot be read, or not safely."""
     files = files_of(path)
     with unchanged(files):
         digest = sha256_of(files)
@@ -88,22 +81,17 @@ def unchanged(files: tuple[Path, ...]) -> Iterator[None]:
 
 
 def sha256_of(files: Iterable[Path]) -> str:
-    """Of the bytes of all files in turn, in hexadecimal."""
+    """Of the bytes of all files in turn, as of an index and its shards; in hexadecimal."""
     digest = hashlib.sha256()
     for path in files:
         with reading(path), path.open("rb") as file:
-            while piece := file.read(2**20):
+            while piece := file.read(_CHUNK):
                 digest.update(piece)
     return digest.hexdigest()
 
 
 def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
-    """The object in a torch file, on the CPU; ``allow`` names further classes that the file may name.
-
-    Raises:
-        UnreadableInputError: where the file is missing, damaged, names what is not allowed, or is a whole
-            module in the format before torch 1.6.
-    """
+    """The object in a torch file, on the CPU; ``allow`` names further classes that the file may name."""
     file = _open(path)
     with reading(path, _KIND):
         names = _names_in(file)
@@ -133,11 +121,7 @@ def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
 
 
 def read_unsafe(path: Path) -> object:
-    """The object in a torch file, running whatever its pickle says.
-
-    Raises:
-        UnreadableInputError: where the file is missing or damaged, or names code that is not installed.
-    """
+    """The object in a torch file, running whatever its pickle says."""
     return _load(_open(path, unsafe=True), path, weights_only=False)
 
 

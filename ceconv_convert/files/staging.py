@@ -65,10 +65,7 @@ class Staging(contextlib.ExitStack):
         return self._staged[Path(os.path.realpath(output))]
 
     def commit(self) -> None:
-        """Flush every file, then move all into place; signals that come meanwhile wait until it is done.
-
-        An OutputError says why that failed; everything is as it was then.
-        """
+        """Flush every file, then move all into place, or none; signals that come meanwhile wait."""
         # What a file needs beside it comes first. The same order in every process: of several that write the
         # same files at once, one gets all of them.
         moves = sorted(

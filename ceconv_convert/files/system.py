@@ -32,10 +32,7 @@ def _in_one_sentence(family: type[errors.ConversionError], sentence: str) -> Ite
 
 
 def stat_of(path: Path) -> os.stat_result:
-    """The status of a regular file, through every link; UnreadableInputError where there is none.
-
-    Pipes and devices are refused: they may have no end.
-    """
+    """A regular file's status, through links; UnreadableInputError for others: a pipe may have no end."""
     with reading(path):
         found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):

@@ -28,10 +28,9 @@ _SETTINGS: Any = {**dict.fromkeys(_INKED, _INK), **dict.fromkeys(_OFF, False), *
 
 
 def error_per_layer(verdicts: Sequence[Mapping[str, Any]]) -> str | None:
-    """Each layer's error in the network, relative to its features; None without layers.
+    """Each layer's error relative to its features: the original's, the tolerance, and a line per candidate.
 
-    Grey is the original, dashed the tolerance, and there is a line per candidate. Layers that are off are
-    crossed, at the upper edge where their error is not finite.
+    Layers that are off are crossed, at the upper edge where their error is not finite. None without layers.
     """
     series = []
     for verdict in verdicts:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ceconv_convert.bench.bench_table import HEADINGS, row_as_texts
 from ceconv_convert.conversion.plan import bytes_as_text
-from ceconv_convert.errors import OutputError
+from ceconv_convert.files.system import writing
 from ceconv_convert.verification.verdict import Verdict, verdict_as_line, verdict_in_full
 
 Report = dict[str, object]
@@ -26,10 +26,7 @@ def make_report(
     hue: Mapping[str, object] | None = None,
     bench: Mapping[str, object] | None = None,
 ) -> Report:
-    """The document, from the provenance ``record`` of a run and a verdict per candidate.
-
-    Numbers that are not finite, which JSON does not have, are None in it. See ``docs/report.md``.
-    """
+    """The document, from the provenance ``record`` of a run and a verdict per candidate."""
     report: Report = {
         "schema": "ceconv-convert/report",
         "version": 1,
@@ -46,7 +43,7 @@ def make_report(
 
 
 def _finite(value: object) -> object:
-    """A copy with None for every NaN and infinity, however deep."""
+    """A copy with None for every NaN and infinity, which JSON does not have, however deep."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -57,19 +54,13 @@ def _finite(value: object) -> object:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write a report, as HTML where the suffix is ``.html``, else as JSON.
-
-    Raises:
-        OutputError: where it cannot be written.
-    """
+    """Write a report, as HTML where the suffix is ``.html``, else as JSON."""
     if path.suffix == ".html":
         text = render(report)
     else:
         text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
+    with writing(path.name):
         path.write_text(text, "utf-8", "backslashreplace")  # file names may hold bytes that are no text
-    except OSError as error:
-        raise OutputError(f"{path.name} cannot be written: {error.strerror}") from error
 
 
 def render(report: Mapping[str, Any]) -> str:
