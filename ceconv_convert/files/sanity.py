@@ -59,7 +59,7 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def check_skeleton(model: nn.Module) -> None:
-    """Raise UnreadableInputError where ``model`` is no tree, of bounded size, of modules as torch has them."""
+    """Raise UnreadableInputError where ``model`` is no bounded tree of modules as torch saves them."""
     counted: dict[nn.Module, int] = {}
     paths = _count_paths("", model, (), counted)
     if paths > min(_MOST_PATHS, len(counted) + _MOST_REPEATED):
