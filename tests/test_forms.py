@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ceconv_convert.conversion.find import read_layer
+from ceconv_convert.conversion.plan import plan
 from ceconv_convert.errors import SpecError
 from ceconv_convert.forms.conv3d import CircularConv3d, ColorStackConv3d
 from ceconv_convert.forms.table import FORMS, TABLE, form_named
@@ -43,12 +44,12 @@ def test_golden_layer_in_float32_is_as_exact_as_the_published_one(golden, form):
 
 @EVERY_FORM
 @GOLDEN
-def test_shapes_are_known_without_building(golden, form):
-    spec = read_layer(golden.layer())
-    built = form.build(spec)
-    assert {name: tensor.shape for name, tensor in built.state_dict().items()} == form.shapes(spec)
-    assert built.form == form.used(spec)
-    assert str(spec.out_rotations) in repr(built)
+def test_a_plan_knows_what_is_built(golden, form):
+    layer = golden.layer()
+    built, (row,) = form.build(read_layer(layer)), plan(layer, form.name)
+    assert row.form == built.form == (form.name if form.applies(read_layer(layer)) else "conv3d")
+    assert row.bytes_after == sum(tensor.nbytes for tensor in built.state_dict().values())
+    assert f"rotations={built.in_rotations}→{built.out_rotations}" in repr(built)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

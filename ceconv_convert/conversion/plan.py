@@ -1,8 +1,7 @@
 """What a conversion would do, before a tensor moves: one row a color-equivariant layer."""
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -171,10 +170,10 @@ def _row(layer: FoundLayer, form: str) -> PlanRow:
     if isinstance(spec, Refusal):
         return PlanRow(name, before, tuple(aliases), refusal=spec.reason)
     written, after = AUTO, None
-    if form != AUTO:
-        row = form_named(form)
-        written = row.used(spec)
-        after = sum(map(math.prod, row.shapes(spec).values())) * spec.dtype.itemsize
+    if form != AUTO:  # built without numbers
+        bias = None if spec.bias is None else spec.bias.to("meta")
+        built = form_named(form).build(replace(spec, weight=spec.weight.to("meta"), bias=bias))
+        written, after = built.form, _bytes(built.state_dict().values())
     return PlanRow(
         name,
         before,

@@ -144,7 +144,7 @@ def _reorder(weight: Tensor, order: ColorOrder, to: ColorOrder) -> Tensor:
     return circular.lifting_conv3d_weight(circular.from_lifting_conv3d_weight(weight, order), to)
 
 
-def build(spec: KernelSpec) -> nn.Module:
+def build(spec: KernelSpec) -> DepthConv3d:
     """The Conv3d layer of a spec: circular where the layer is cyclic and stays so, else the color stack."""
     learns = isinstance(spec, LiftingSpec) and spec.matrix.requires_grad and spec.in_channels == 3
     return ColorStackConv3d(spec) if learns or circular.as_cyclic(spec) is None else CircularConv3d(spec)

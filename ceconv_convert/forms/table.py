@@ -1,16 +1,14 @@
 """The table of forms: a new form is one file and one row."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-
-import torch
-from torch import nn
 
 from ceconv_convert.errors import SpecError
 from ceconv_convert.forms import conv3d
 from ceconv_convert.forms.conv2d import ExpandedConv2d, FourierConv2d
+from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.kernel.cyclic_fourier import fourier_applies, fourier_factors
 from ceconv_convert.kernel.factored import Factored, expanded_factors, hue_applies, hue_factors
 from ceconv_convert.kernel.spec import KernelSpec
@@ -23,7 +21,7 @@ class Form:
     name: str
     summary: str
     applies: Callable[[KernelSpec], bool]  # whether the form is exact for a spec
-    layer: Callable[[KernelSpec], nn.Module] | None = None  # of PyTorch, for a spec that the form applies to
+    layer: Callable[[KernelSpec], TargetLayer] | None = None  # PyTorch's, where the form applies
     factors: Callable[[KernelSpec], Factored] | None = None  # what the graph compiler writes for such a spec
     variant_of: str | None = None  # the form that users name to get this one; None: itself
 
@@ -31,20 +29,10 @@ class Form:
         """Whether users who name a form get this one."""
         return name == (self.variant_of or self.name)
 
-    def used(self, spec: KernelSpec) -> str:
-        """The name of the form that ``build`` gives a spec: conv3d where this one does not apply."""
-        return self.name if self.layer is not None and self.applies(spec) else "conv3d"
-
-    def build(self, spec: KernelSpec) -> nn.Module:
+    def build(self, spec: KernelSpec) -> TargetLayer:
         """The PyTorch layer of a spec, a circular Conv3d where this form does not apply."""
         layer = self.layer if self.applies(spec) else None
         return (layer or conv3d.build)(spec)
-
-    def shapes(self, spec: KernelSpec) -> dict[str, torch.Size]:
-        """The shapes of the state dict of what ``build`` makes, without the numbers."""
-        bias = None if spec.bias is None else spec.bias.to("meta")
-        layer = self.build(replace(spec, weight=spec.weight.to("meta"), bias=bias))
-        return {name: tensor.shape for name, tensor in layer.state_dict().items()}
 
 
 def _always(spec: KernelSpec) -> bool:
