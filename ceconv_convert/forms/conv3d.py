@@ -27,7 +27,12 @@ class DepthConv3d(TargetLayer, nn.Conv3d):
     order: ColorOrder  # of the colors in the weight of a lifting layer (``lifting_conv3d_weight``)
 
     def __init__(self, spec: KernelSpec, depth_stride: int) -> None:
-        weight = circular.conv3d_weight(spec)
+        matrix = spec.matrix if isinstance(spec, LiftingSpec) else None
+        order: ColorOrder = "same" if matrix is None else color_order(matrix)
+        if matrix is None:
+            weight = circular.to_circular(spec.weight)
+        else:
+            weight = circular.lifting_conv3d_weight(spec.weight, order)
         out_channels, in_channels, *kernel_size = weight.shape
         super().__init__(
             in_channels,
@@ -37,9 +42,8 @@ class DepthConv3d(TargetLayer, nn.Conv3d):
             padding=(0, *symmetric_padding(spec)),
             **without_numbers(spec),
         )
-        matrix = spec.matrix if isinstance(spec, LiftingSpec) else None
         self.take_over(spec, weight=weight, bias=spec.bias, transformation_matrix=matrix)
-        self.order = "same" if matrix is None else color_order(matrix)
+        self.order = order
 
     def to_spec(self) -> KernelSpec:
         """What the layer computes, exactly: its weight is the spec's, laid out otherwise."""
@@ -82,7 +86,7 @@ class CircularConv3d(DepthConv3d):
     """
 
     def __init__(self, spec: KernelSpec) -> None:
-        if circular.as_cyclic(spec) is None:
+        if not circular.is_cyclic(spec):
             raise SpecError("the lifting layer is not cyclic over its colors: build a ColorStackConv3d")
         super().__init__(spec, depth_stride=1)
 
@@ -147,4 +151,4 @@ def _reorder(weight: Tensor, order: ColorOrder, to: ColorOrder) -> Tensor:
 def build(spec: KernelSpec) -> DepthConv3d:
     """The Conv3d layer of a spec: circular where the layer is cyclic and stays so, else the color stack."""
     learns = isinstance(spec, LiftingSpec) and spec.matrix.requires_grad and spec.in_channels == 3
-    return ColorStackConv3d(spec) if learns or circular.as_cyclic(spec) is None else CircularConv3d(spec)
+    return CircularConv3d(spec) if circular.is_cyclic(spec) and not learns else ColorStackConv3d(spec)

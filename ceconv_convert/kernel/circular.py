@@ -9,8 +9,8 @@ padding is the same on both sides and a plain circular ``nn.Conv3d`` takes the w
 import torch
 from torch import Tensor
 
-from ceconv_convert.kernel.color import ColorOrder, color_order, order_of_powers
-from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec, LiftingSpec
+from ceconv_convert.kernel.color import ColorOrder, order_of_powers
+from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 
 
 def left_padding(rotations: int) -> int:
@@ -60,27 +60,15 @@ def unroll(y: Tensor, out_rotations: int) -> Tensor:
     return torch.cat([y] * times + ([y[:, :, :rest]] if rest else []), dim=2)
 
 
-def as_cyclic(spec: KernelSpec) -> CyclicSpec | None:
-    """The layer as a cyclic one over ``weight.shape[2]`` rotations, or None where it is not cyclic.
+def is_cyclic(spec: KernelSpec) -> bool:
+    """Whether the layer is a circular convolution.
 
-    A lifting layer is cyclic over its three colors where its matrix permutes them, and trivially, over one
+    A lifting layer is one over its three colors where its matrix permutes them, and trivially, over one
     rotation, where its matrix leaves them alone or does not see three.
     """
-    weight = spec.weight
-    if isinstance(spec, LiftingSpec) and spec.in_channels == 3:
-        order = order_of_powers(spec.matrix, spec.out_rotations)
-        if order == "other":
-            return None
-        if order == "cycle":
-            weight = weight.transpose(1, 2)  # [O, 1, 3, kh, kw]: the colors are the rotations
-    return CyclicSpec(weight, spec.bias, spec.out_rotations, spec.stride, spec.padding)
-
-
-def conv3d_weight(spec: KernelSpec) -> Tensor:
-    """The weight of the layer as a Conv3d: rolled ``[O, I, N, kh, kw]``; else see below."""
-    if isinstance(spec, LiftingSpec):
-        return lifting_conv3d_weight(spec.weight, color_order(spec.matrix))
-    return to_circular(spec.weight)
+    if not isinstance(spec, LiftingSpec) or spec.in_channels != 3:
+        return True
+    return order_of_powers(spec.matrix, spec.out_rotations) != "other"
 
 
 def lifting_conv3d_weight(weight: Tensor, order: ColorOrder) -> Tensor:

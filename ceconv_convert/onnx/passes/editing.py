@@ -39,15 +39,12 @@ def insert(
     attributes: Mapping[str, Any] | None = None,
     *,
     domain: str = "",
-    like: ir.Value | None = None,
 ) -> ir.Value:
-    """A node with one output, put before another; the output, of the shape and dtype of ``like``."""
+    """The output of a new node, put before another."""
     if before.graph is None:
         raise ValueError(f"{before.name} is in no graph")
     node = ir.node(op_type, inputs, attributes, domain=domain)
     before.graph.insert_before(before, [node])
-    if like is not None:
-        node.outputs[0].shape, node.outputs[0].type = like.shape, like.type
     return node.outputs[0]
 
 

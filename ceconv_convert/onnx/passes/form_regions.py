@@ -97,9 +97,8 @@ def enter(before: ir.Node, x: ir.Value, layout: Layout) -> ir.Value:
 
 
 def leave(before: ir.Node, major: ir.Value, rank: int) -> ir.Value:
-    """Rotation-major features in the usual layout, in the place of what ``before`` makes."""
-    domain, like = dialect.DOMAIN, before.outputs[0]
-    return insert(before, dialect.FROM_MAJOR, [major], {"rank": rank}, domain=domain, like=like)
+    """Rotation-major features in the usual layout."""
+    return insert(before, dialect.FROM_MAJOR, [major], {"rank": rank}, domain=dialect.DOMAIN)
 
 
 def move_inside(node: ir.Node, inputs: Sequence[ir.Value | None], layout: Layout, rank: int) -> bool:
@@ -223,7 +222,6 @@ def _reduce_view(
         notes(value).layout = to
     features = leave(node, value, FLAT if rotations and not keeps else rank)
     if space and not keeps:
-        features.shape = None  # height and width are there still
         features = insert(node, "Squeeze", [features, add_constant(node, "height_and_width", [-2, -1])])
     replace(node, features)
     return True

@@ -64,14 +64,14 @@ def _enter(node: ir.Node) -> ir.Value:
 
 def _leave(node: ir.Node) -> ir.Value:
     value, layout = major_layout(node.inputs[0])
-    rank, like = node.attributes.get_int("rank", SPLIT), node.outputs[0]
+    rank = node.attributes.get_int("rank", SPLIT)
     if layout.rotations == 1:
         features = _without_padding(node, in_rank(node, value, FLAT, layout), 1, layout)
         if rank == SPLIT:
-            return insert(node, "Unsqueeze", [features, add_constant(node, "rotations", [2])], like=like)
-        return insert(node, "Identity", [features], like=like) if features is value else features
+            return insert(node, "Unsqueeze", [features, add_constant(node, "rotations", [2])])
+        return insert(node, "Identity", [features]) if features is value else features
     split = _without_padding(node, in_rank(node, value, SPLIT, layout), 2, layout)
-    features = insert(node, "Transpose", [split], {"perm": _SWAP}, like=like if rank == SPLIT else None)
+    features = insert(node, "Transpose", [split], {"perm": _SWAP})
     usual = Layout(layout.rotations, layout.channels, layout.rotations)  # channels outermost
     return in_rank(node, noted(features, SPLIT, value), rank, usual)
 
