@@ -93,7 +93,8 @@ def measure(
     before = torch.get_num_threads()
     try:
         product = _matrix_product(provider, threads)
-        times, outputs = _run_all({**_runners(files, provider, threads), _PRODUCT: product}, x, progress)
+        runners = {name: _runner(path, provider, threads) for name, path in files.items()}
+        times, outputs = _run_all({**runners, _PRODUCT: product}, x, progress)
         torch.set_num_threads(threads)
         with torch.inference_mode():
             module_times, module_outputs = _run_all(
@@ -103,19 +104,17 @@ def measure(
         exact = (module_outputs or outputs)[_BASELINE]
         rows = []
         for name, path in files.items():
-            load, memory = probe(path, provider, threads, x.shape)
-            count = multiplications(path, x[:1]) * len(x)
-            size = sum(file.stat().st_size for file in onnx_files(path))
             row = _row(name, "onnx", times, _error(outputs[name], exact))
-            row = replace(row, size=size, load=load, memory=memory)
-            rows.append(replace(row, multiplications=count, limit=count / rate))
+            load, memory = probe(path, provider, threads, x.shape)
+            size = sum(file.stat().st_size for file in onnx_files(path))
+            count = multiplications(path, x[:1]) * len(x)
+            limit = count / rate
+            rows.append(replace(row, size=size, load=load, memory=memory, multiplications=count, limit=limit))
         for name, found in module_outputs.items():
             rows.append(_row(name, "torch", module_times, _error(found, exact)))
     except (RuntimeError, MemoryError) as error:
         shape = as_text(tuple(x.shape))
         raise BenchError(f"the candidates cannot be measured on {shape}: {first_line(error)}") from error
-    except OSError as error:
-        raise BenchError(f"a file for measuring cannot be written: {error.strerror or error}") from error
     finally:
         torch.set_num_threads(before)
     return Bench(tuple(x.shape), threads, provider, processor_name(device), rate, tuple(rows))
@@ -170,12 +169,11 @@ def _row(name: str, runtime: str, times: Times, error: float) -> Row:
     return Row(name, runtime, middle, low, high, len(times[name]), statistics.median(ratios), error)
 
 
-def _runners(files: Mapping[str, Path], provider: str, threads: int) -> dict[str, OnnxRunner]:
-    runners = {name: OnnxRunner(path, provider, threads) for name, path in files.items()}
-    for runner in runners.values():
-        if runner.provider != provider:
-            raise BenchError(f"{provider} does not load here: ONNX Runtime took {runner.provider} instead")
-    return runners
+def _runner(path: Path, provider: str, threads: int) -> OnnxRunner:
+    runner = OnnxRunner(path, provider, threads)
+    if runner.provider != provider:
+        raise BenchError(f"{provider} does not load here: ONNX Runtime took {runner.provider} instead")
+    return runner
 
 
 def _matrix_product(provider: str, threads: int) -> Callable[[Tensor], object]:

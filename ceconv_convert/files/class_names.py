@@ -7,7 +7,6 @@ published code, and those of earlier versions of this package, stand for our cla
 import argparse
 import importlib
 import sys
-import types
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ _OURS: dict[str, type] = {
     if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == file.__name__
 } | {cls.__name__: cls for network in NETWORKS for cls in network.classes}
 _TORCHS = ("torch.nn.modules.", "torch.nn.parallel.data_parallel")
+
+Made = tuple[nn.Module, type[nn.Module], str]  # a module, its real class, and the class's name in the file
 
 
 def resolve(name: str) -> type | None:
@@ -64,7 +65,7 @@ def allowed_by_user(names: Iterable[str]) -> dict[str, type]:
     return found
 
 
-def import_from(module_name: str, attribute: str, what: str) -> object:
+def import_from(module_name: str, attribute: str, what: str) -> Any:
     """An attribute of a module of the user's, or an UnreadableInputError about ``what``.
 
     The working directory is searched last, as for ``python -m``: training code often sits there.
@@ -73,44 +74,38 @@ def import_from(module_name: str, attribute: str, what: str) -> object:
     try:
         here = str(Path.cwd())
         sys.path.append(here)
-        found: object = getattr(importlib.import_module(module_name), attribute)
+        return getattr(importlib.import_module(module_name), attribute)
     except FOREIGN_FAILURES as error:
         reason = f"{first_line(error)}; run where that module is installed"
         raise UnreadableInputError(f"{what} cannot be imported: {reason}") from error
     finally:
         # This very entry, not an equal one, which ``python -m`` puts first.
         sys.path[:] = [entry for entry in sys.path if entry is not here]
-    return found
 
 
-class StandIns:
-    """Makes stand-ins for module classes; ``restore`` turns their instances into those of the real classes.
+def stand_in(cls: type, name: str, made: list[Made]) -> type:
+    """A stand-in for a module class that a file calls ``name``; any other class is its own.
 
     pickle makes a module empty and then sets its state. A file that calls a constructor instead, with
     arguments of its own, can claim any amount of memory: no honest file does.
     """
+    if not issubclass(cls, nn.Module):
+        return cls
 
-    def __init__(self) -> None:
-        self._made: list[tuple[nn.Module, type[nn.Module], str]] = []
+    def make(own: type[nn.Module], *_arguments: Any, **_options: Any) -> nn.Module:
+        module = object.__new__(own)
+        made.append((module, cls, name))
+        return module
 
-    def of(self, cls: type, name: str) -> type:
-        """The stand-in for a module class that a file calls ``name``; any other class is its own."""
-        if not issubclass(cls, nn.Module):
-            return cls
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise TypeError(f"it calls the constructor of {cls.__name__}, which no saved module does")
 
-        def make(stand_in: type[nn.Module], *_arguments: Any, **_options: Any) -> nn.Module:
-            self._made.append((object.__new__(stand_in), cls, name))
-            return self._made[-1][0]
+    return type(cls.__name__, (cls,), {"__new__": make, "__init__": refuse, "__module__": cls.__module__})
 
-        def refuse(*_arguments: Any, **_options: Any) -> None:
-            raise TypeError(f"it calls the constructor of {cls.__name__}, which no saved module does")
 
-        members = {"__new__": make, "__init__": refuse, "__module__": cls.__module__}
-        return types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(members))
-
-    def restore(self) -> None:
-        """Set the real class of every instance, and remember a published class name beside it."""
-        for module, cls, name in self._made:
-            object.__setattr__(module, "__class__", cls)  # nn.Module's own setter reads its state
-            if name.partition(".")[0] != cls.__module__.partition(".")[0]:
-                vars(module)[ceconv2d.PICKLED_AS] = name
+def restore_classes(made: Iterable[Made]) -> None:
+    """Give each module that a stand-in made its real class, and remember a published class name beside it."""
+    for module, cls, name in made:
+        object.__setattr__(module, "__class__", cls)  # nn.Module's own setter reads its state
+        if name.partition(".")[0] != cls.__module__.partition(".")[0]:
+            vars(module)[ceconv2d.PICKLED_AS] = name

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from ceconv_convert.errors import UnreadableInputError
-from ceconv_convert.files.class_names import StandIns, allowed_by_user, resolve
+from ceconv_convert.files.class_names import Made, allowed_by_user, resolve, restore_classes, stand_in
 from ceconv_convert.files.safetensors_io import is_safetensors, open_stored
 from ceconv_convert.files.system import reading, stat_of
 
@@ -97,8 +97,8 @@ def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
         names = _names_in(file)
     allowed = allowed_by_user(allow)
     classes = {name: allowed.get(name) or resolve(name) for name in names}
-    refused = sorted(name for name, cls in classes.items() if cls is None)
-    if refused:
+    known = {name: cls for name, cls in classes.items() if cls is not None}
+    if refused := sorted(classes.keys() - known.keys()):
         flags = " ".join(f"--allow {name}" for name in refused)
         resave = f"; if it is a whole module, first re-save it with a current torch, {_RESAVE}"
         advice = f"pass {flags}{resave if _is_legacy(file) else ''}"
@@ -106,17 +106,16 @@ def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
             f"{path} names what is not allowed ({', '.join(refused)}); nothing of it was run. If you trust "
             f"it, and these are classes that are installed here, {advice}"
         )
-    known = {name: cls for name, cls in classes.items() if cls is not None}
     if _is_legacy(file) and any(issubclass(cls, nn.Module) for cls in known.values()):
         raise UnreadableInputError(
             f"{path} is a whole module in torch's format from before 1.6, of which only weights are read: if "
             f"you trust it, re-save it with a current torch, {_RESAVE}, or pass --unsafe"
         )
-    stand_ins = StandIns()
-    pairs: list[Any] = [(stand_ins.of(cls, name), name) for name, cls in known.items()]
+    made: list[Made] = []
+    pairs: list[Any] = [(stand_in(cls, name, made), name) for name, cls in known.items()]
     with torch.serialization.safe_globals(pairs):
         found = _load(file, path, weights_only=True)
-    stand_ins.restore()
+    restore_classes(made)
     return found
 
 
