@@ -33,8 +33,7 @@ _KIND = " as inputs"
 _ARRAYS = (".npy", ".npz", ".safetensors")
 _IMAGES = ("images", "inputs", "input", "x")
 _LABELS = ("labels", "targets", "label", "y")
-_MOST_NAMES = 8
-"""Names of arrays that an error lists."""
+_MOST_NAMES = 8  # names of arrays that an error lists
 _SINGLE = np.dtype(np.float32).itemsize
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
@@ -192,11 +191,8 @@ def _list(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def _read_image(file: Path, size: Sequence[int] | None, count: int) -> Array:
     """One of ``count`` images of a folder: ``[3, H, W]`` in 0 … 1."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        hint = "pip install 'ceconv-convert[report]'"
-        raise UnreadableInputError(f"reading images needs Pillow: {hint}") from error
+    from PIL import Image  # an extra: the command line says so where it is missing
+
     with reading(file, _KIND), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -7,8 +7,7 @@ from typing import Any
 from ceconv_convert.bench.measure import Bench
 from ceconv_convert.verification.shapes import as_text
 
-_UNSTEADY = 0.25
-"""Of the median: where the middle half of the runs is wider, the times mean little."""
+_UNSTEADY = 0.25  # of the median: where the middle half of the runs is wider, the times mean little
 _RUNTIMES = {"onnx": "ONNX Runtime", "torch": "PyTorch eager"}
 
 

@@ -31,8 +31,7 @@ _PRODUCT = "a large matrix product"
 _SIDE = 1024
 _DISCARDED = 2
 _LEAST, _MOST = 5, 40
-_SECONDS = 20.0
-"""For all candidates together; slow ones get fewer runs, never fewer than five."""
+_SECONDS = 20.0  # for all candidates together; slow ones get fewer runs, never fewer than five
 _ENDING = "ExecutionProvider"
 _REMOTE = "AzureExecutionProvider"
 """It sends single operators to a service; networks run on the CPU all the same."""

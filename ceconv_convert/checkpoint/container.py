@@ -6,7 +6,9 @@ names them as torchvision does.
 """
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,14 +22,11 @@ _NESTS = (
     *("module", "ema", "model_ema", "weights"),
 )
 """Where weights are found, the likeliest first."""
-_DEEPEST = 4
-"""Containers nest weights once or twice."""
+_DEEPEST = 4  # containers nest weights once or twice
 DROPPED = object()
 """Stands for an item that a container is to lose."""
-_COUNTER = "n_averaged"
-"""What torch's AveragedModel keeps beside the averages."""
-_MOST_PREFIXES = 16
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+_COUNTER = "n_averaged"  # what torch's AveragedModel keeps beside the averages
+_WRAPPERS = re.compile(r"((module|_orig_mod|model|net|network)\.)*")
 _TORCHVISION = {"downsample": "shortcut", "fc": "linear"}
 
 
@@ -133,22 +132,16 @@ def _with_items(found: Mapping[Any, Any] | list[Any] | tuple[Any, ...], items: d
     return changed
 
 
-def common_prefix(keys: Collection[str]) -> str:
+def common_prefix(keys: Iterable[str]) -> str:
     """The wrappers' prefix that all keys have in common, ``""`` without.
 
     >>> common_prefix(["_orig_mod.module.fc.weight"])
     '_orig_mod.module.'
     """
-    prefix = ""
-    for _ in range(_MOST_PREFIXES):
-        longer = (prefix + each for each in _PREFIXES)
-        prefix = next((each for each in longer if all(key.startswith(each) for key in keys)), prefix)
-    return prefix
+    found = _WRAPPERS.match(os.path.commonprefix([*keys]))  # noqa: RUF071 (of characters, not of paths)
+    return found[0] if found else ""
 
 
 def _from_torchvision(key: str) -> str:
-    first, *rest = key.split(".")
-    stage = first.removeprefix("layer")
-    if stage != first and stage.isdecimal():
-        first = f"layers.{int(stage) - 1}"
-    return ".".join(_TORCHVISION.get(part, part) for part in (first, *rest))
+    key = re.sub(r"^layer([1-9])\b", lambda stage: f"layers.{int(stage[1]) - 1}", key)
+    return ".".join(_TORCHVISION.get(part, part) for part in key.split("."))

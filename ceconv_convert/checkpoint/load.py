@@ -70,10 +70,9 @@ def build_network(
         if model is not None:
             return _with_weights(_built(model, arguments or {}), found.without_prefix())
         return _recognized(found, arguments or {})
-    except NothingToConvertError as error:
-        raise NothingToConvertError(f"{source.path}: {error}") from error
-    except (UnreadableInputError, errors.SpecError) as error:
-        raise UnreadableInputError(f"{source.path}: {error}") from error
+    except (NothingToConvertError, UnreadableInputError, errors.SpecError) as error:
+        family = UnreadableInputError if isinstance(error, errors.SpecError) else type(error)
+        raise family(f"{source.path}: {error}") from error
 
 
 def build_candidate(source: Source, converted: Mapping[str, nn.Module]) -> nn.Module:

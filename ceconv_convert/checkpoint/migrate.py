@@ -96,11 +96,9 @@ def layers_to_migrate(
 
 def is_migrated(state: Mapping[str, Tensor]) -> bool:
     """Whether a lifting layer is in the form ``conv3d`` already; without one the tensors do not tell."""
-    names = [
-        key.removesuffix("transformation_matrix") for key in state if key.endswith("transformation_matrix")
-    ]
-    weights = [state[f"{name}weight"] for name in names if f"{name}weight" in state]
-    return any(weight.dim() == 5 and weight.shape[2] == 3 for weight in weights)
+    matrices = [key for key in state if key.endswith("transformation_matrix")]
+    weights = [state.get(f"{key.removesuffix('transformation_matrix')}weight") for key in matrices]
+    return any(weight is not None and weight.dim() == 5 and weight.shape[2] == 3 for weight in weights)
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,9 +73,9 @@ def _parameter_names(memories: Any, groups: Any, state: Mapping[str, Tensor]) ->
     """The parameter at each position, in the first order that fits what is remembered of each; else None."""
     if not isinstance(memories, Mapping) or not isinstance(groups, (list, tuple)):
         return None
-    params: list[Any] = [group.get("params") if isinstance(group, Mapping) else None for group in groups]
-    if not all(isinstance(found, Mapping) for found in memories.values()):
+    if not all(isinstance(found, Mapping) for found in (*memories.values(), *groups)):
         return None
+    params: list[Any] = [group.get("params") for group in groups]
     if not all(isinstance(found, (list, tuple)) for found in params):
         return None
     positions = [position for found in params for position in found]

@@ -14,8 +14,7 @@ from ceconv_convert.report.terminal import Terminal
 
 PASSED, FAILED, UNUSABLE = range(3)
 """Exit codes: the verdict passed; it failed; wrong usage or an unreadable input. Errors have their own."""
-_SIGNALLED, _SIGPIPE = 128, 13
-"""As in shells: the exit code after a signal is 128 plus its number."""
+_SIGNALLED, _SIGPIPE = 128, 13  # as in shells: the exit code after a signal is 128 plus its number
 
 
 class _Stopped(BaseException):

@@ -16,8 +16,7 @@ from ceconv_convert.files.safetensors_io import is_safetensors
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.kernel.spec import MOST_ROTATIONS, is_number
 
-_OVERLAP = 2
-"""Largest total of all tensors, in sizes of their file: tied ones share their numbers."""
+_OVERLAP = 2  # largest total of all tensors, in sizes of their file: tied ones share their numbers
 _REGISTRIES: dict[str, type] = {"_parameters": nn.Parameter, "_buffers": Tensor, "_modules": nn.Module}
 _STATE: dict[str, tuple[type, ...]] = {
     **{name: (dict,) for name in vars(nn.Module()) if name in _REGISTRIES or "_hooks" in name},
@@ -32,8 +31,7 @@ _REQUIRED = {*_REGISTRIES, "training", "_forward_hooks", "_backward_hooks"}
 """Without them a module cannot be called; the others have defaults."""
 _DEEPEST = 100
 _MOST_PATHS = 10_000
-_MOST_REPEATED = 512
-"""Paths to modules that have one already. Each is a call whose features are kept."""
+_MOST_REPEATED = 512  # paths to modules that have one already. Each is a call whose features are kept
 
 
 def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
