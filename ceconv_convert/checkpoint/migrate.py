@@ -245,11 +245,8 @@ def _stream(path: Path, staged: Path, to: Direction, hidden: Collection[str] | N
     with unchanged(files_of(path)):
         stored = open_stored(path)
         state = {
-            name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            name: tensor.read() if name.endswith("transformation_matrix") else tensor.on_meta()
             for name, tensor in stored.tensors.items()
-        }
-        state |= {
-            name: stored.tensors[name].read() for name in state if name.endswith("transformation_matrix")
         }
         names = Weights(state).own_names(hidden)
         layers = {f"{layer.name}weight": layer for layer in layers_to_migrate(state, to, names)}

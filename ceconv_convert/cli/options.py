@@ -101,13 +101,9 @@ def _report(text: str) -> Path:
 
 def _check_usage(job: Job, context: click.Context) -> None:
     """Raise a usage error where options do not fit together, or need a library that is not installed."""
-
-    def present(option: str) -> bool:
-        return context.get_parameter_source(option) is ParameterSource.COMMANDLINE
-
-    def missing(*modules: str) -> bool:
-        return any(importlib.util.find_spec(module) is None for module in modules)
-
+    source_of = context.get_parameter_source
+    stated = {name for name in context.params if source_of(name) is ParameterSource.COMMANDLINE}
+    missing = {name for name in ("matplotlib", "jinja2", "PIL") if importlib.util.find_spec(name) is None}
     verify, bench, graphs = job.verify_only, job.bench, job.onnx_outputs
     compiled = graphs and job.onnx_form in ("auto", "fourier")
     html = any(report.suffix == ".html" for report in job.reports)
@@ -119,15 +115,15 @@ def _check_usage(job: Job, context: click.Context) -> None:
         "--verify-only writes reports only, no outputs": verify and (job.outputs or job.dry_run),
         "a second file is judged with --verify-only; outputs follow -o": not verify and not one_file,
         "--form auto needs .onnx outputs only": job.form == "auto" and (job.module_outputs or not graphs),
-        "--opset needs an .onnx output": present("opset") and not (graphs or bench),
+        "--opset needs an .onnx output": "opset" in stated and not (graphs or bench),
         "--processor needs an .onnx output in auto or fourier": job.processor and not (compiled or bench),
-        "--batch needs --bench": present("batch") and not bench,
-        "--threads needs --bench": present("threads") and not bench,
-        "--provider needs --bench": present("provider") and not bench,
+        "--batch needs --bench": "batch" in stated and not bench,
+        "--threads needs --bench": "threads" in stated and not bench,
+        "--provider needs --bench": "provider" in stated and not bench,
         "--bench excludes --verify-only and --dry-run": bench and (verify or job.dry_run),
         "--bench with --quiet prints no times: add a --report": bench and job.quiet and not job.reports,
-        f"an HTML report needs matplotlib and jinja2: {extra}": html and missing("matplotlib", "jinja2"),
-        f"a folder of images needs pillow: {extra}": images and missing("PIL"),
+        f"an HTML report needs matplotlib and jinja2: {extra}": html and missing - {"PIL"},
+        f"a folder of images needs pillow: {extra}": images and "PIL" in missing,
     }
     for message, made in mistakes.items():
         if made:
@@ -147,7 +143,7 @@ _path = click.Path(path_type=Path)
 @_option("--form", type=click.Choice(FORM_CHOICES), help="Form of the converted layers.")
 @_option("--input-shape", metavar="C,H,W", type=_shape, help="Shape of one input, as in 3,224,224.")
 @_option("--opset", type=int, default=18, metavar="N", help="Opset of the .onnx file.")
-@_option("--processor", type=click.Choice(["avx2", "avx512"]), help="Processor to optimize .onnx files for.")
+@_option("--processor", type=click.Choice(["avx2", "avx512"]), help="Optimize for it, not for this one.")
 @_repeated("--allow", metavar="package.module.Class", help="Import this class, and let MODEL name it.")
 @_option("--model", "factory", metavar="package.module:factory", help="Import what builds the network.")
 @_repeated("--model-arg", "arguments", metavar="KEY=VALUE", type=_key_value, help="Argument of the network.")
@@ -178,8 +174,6 @@ def cli(context: click.Context, /, **options: Any) -> Job:
 
     Forms: conv3d (circular Conv3d; the default), conv2d (expanded Conv2d), fourier (Fourier transform over
     the rotations), and auto (the cheapest for each layer; the default for .onnx outputs, and for no others).
-    Files of the forms auto and fourier run on every processor, fastest on the one they are optimized for: by
-    default this machine's.
 
     Without --input-shape, the first usual shape on which the network runs is taken. --inputs takes a folder
     of images (its subfolders are classes), .npy, .npz or .safetensors. Reports are .json or .html. The

@@ -40,6 +40,9 @@ class StoredTensor:
     shape: tuple[int, ...]
     start: int
 
+    def on_meta(self) -> Tensor:
+        return torch.empty(self.shape, dtype=self.dtype, device="meta")
+
     def read(self) -> Tensor:
         """Its numbers, in memory of their own."""
         tensor = torch.empty(self.shape, dtype=self.dtype)
