@@ -21,6 +21,8 @@ from ceconv_convert.onnx.dialect import DOMAIN, MAJOR_LAYER, Layer, is_dialect, 
 from ceconv_convert.onnx.passes.costs import layer_cost, up_to
 
 _ROUNDS = 6
+_NAMED = 4
+"""Layers that a line on an exceptional form names."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,6 @@ def _descend(channels: Sequence[int], sites: Sequence[_Site], start: int, block:
         if padding == before:
             break
     return padding
-
-
-_NAMED = 4
 
 
 def choices_as_lines(choices: Sequence[Choice]) -> list[str]:

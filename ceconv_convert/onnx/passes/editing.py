@@ -41,10 +41,8 @@ def insert(
     domain: str = "",
 ) -> ir.Value:
     """The output of a new node, put before another."""
-    if before.graph is None:
-        raise ValueError(f"{before.name} is in no graph")
     node = ir.node(op_type, inputs, attributes, domain=domain)
-    before.graph.insert_before(before, [node])
+    before.prepend(node)
     return node.outputs[0]
 
 
