@@ -10,7 +10,7 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,8 +57,8 @@ def read_inputs(path: Path, size: tuple[int, int] | None) -> UserInputs:
         if stat.S_ISDIR(mode):
             images, labels = _read_folder(path, size)
         elif stat.S_ISREG(mode) and path.suffix.lower() in _ARRAYS:
-            readers = _readers(path)
-            images, labels = _read_first(readers, _IMAGES), _read_first(readers, _LABELS)
+            with _readers(path) as readers:
+                images, labels = _read_first(readers, _IMAGES), _read_first(readers, _LABELS)
             if images is None:
                 found = ", ".join([*readers][:_MOST_NAMES]) or "(none)"
                 raise ValueError(f"it has the arrays {found}: inputs are called {' or '.join(_IMAGES)}")
@@ -101,27 +101,24 @@ def _as_labels(array: Array, count: int) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _readers(path: Path) -> dict[str, Callable[[], Array]]:
+@contextmanager
+def _readers(path: Path) -> Iterator[dict[str, Callable[[], Array]]]:
     """What reads each array of a file, by its name: only what is needed is read."""
     if path.suffix.lower() == ".npy":
-        return {_IMAGES[0]: partial(_read_array, lambda: path.open("rb"), path.stat().st_size)}
-    if path.suffix.lower() == ".npz":
+        yield {_IMAGES[0]: partial(_read_array, lambda: path.open("rb"), path.stat().st_size)}
+    elif path.suffix.lower() == ".npz":
         with zipfile.ZipFile(path) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-        return {
-            name: partial(_read_array, partial(_open_member, path, member), member.file_size)
-            for name, member in members.items()
-        }
-    return {name: partial(_read_tensor, tensor) for name, tensor in open_stored(path).tensors.items()}
+            yield {
+                member.filename.removesuffix(".npy"): partial(
+                    _read_array, partial(archive.open, member), member.file_size
+                )
+                for member in archive.infolist()
+            }
+    else:
+        yield {name: partial(_read_tensor, tensor) for name, tensor in open_stored(path).tensors.items()}
 
 
-@contextmanager
-def _open_member(path: Path, member: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
-    with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-        yield file
-
-
-def _read_array(open_file: Callable[[], AbstractContextManager[IO[bytes]]], size: int) -> Array:
+def _read_array(open_file: Callable[[], IO[bytes]], size: int) -> Array:
     """An array in numpy's format, from a file of ``size`` bytes, which numpy does not read beyond."""
     _check_fits(size, "its bytes")
     with open_file() as file, warnings.catch_warnings():

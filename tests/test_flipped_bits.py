@@ -5,6 +5,7 @@ import struct
 import tracemalloc
 import warnings
 import zipfile
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from ceconv_convert import load, migrate_checkpoint
 from ceconv_convert.errors import UnreadableInputError
-from ceconv_convert.files.source import read_pickle, read_unsafe
+from ceconv_convert.files.source import read_pickle
 from tests import flips
 from tests.support import same_state, small_network
 
@@ -62,7 +63,7 @@ def directory_entry(content, name):
     return at
 
 
-@pytest.mark.parametrize("read", [read_pickle, read_unsafe])
+@pytest.mark.parametrize("read", [read_pickle, partial(read_pickle, unsafe=True)])
 def test_an_entry_flagged_as_a_folder_is_read(tmp_path, read):
     """torch's own reader takes it for one, and gives what the memory held."""
     path = tmp_path / "a.pt"
@@ -121,7 +122,7 @@ def test_the_format_before_is_read_to_its_end(tmp_path, change):
     path = tmp_path / "a.pt"
     flips.the_old_way(path)
     path.write_bytes(change(path.read_bytes()))
-    for read in (read_pickle, read_unsafe):
+    for read in (read_pickle, partial(read_pickle, unsafe=True)):
         with pytest.raises(UnreadableInputError, match=r"a\.pt"):
             read(path)
 
@@ -136,7 +137,7 @@ def test_a_storage_that_is_never_read(tmp_path):
     size = struct.unpack("<I", keys[lengths[0] + 1 : lengths[0] + 5])[0]
     first, second = (keys[place + 5 : place + 5 + size] for place in lengths)
     path.write_bytes(content[: -len(keys)] + keys.replace(second, first))
-    for read in (read_pickle, read_unsafe):
+    for read in (read_pickle, partial(read_pickle, unsafe=True)):
         with pytest.raises(UnreadableInputError, match="it names a storage twice"):
             read(path)
 

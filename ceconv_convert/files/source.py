@@ -59,7 +59,7 @@ def read_source(path: Path, allow: Iterable[str] = (), *, unsafe: bool = False) 
         if is_safetensors(path):
             content = {name: tensor.read() for name, tensor in open_stored(path).tensors.items()}
         else:
-            content = read_unsafe(path) if unsafe else read_pickle(path, allow)
+            content = read_pickle(path, allow, unsafe=unsafe)
     return Source(path, digest, content)
 
 
@@ -90,9 +90,11 @@ def sha256_of(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
+def read_pickle(path: Path, allow: Iterable[str] = (), *, unsafe: bool = False) -> object:
     """The object in a torch file, on the CPU; ``allow`` names further classes that the file may name."""
-    file = _open(path)
+    file = _open(path, unsafe=unsafe)
+    if unsafe:
+        return _load(file, path, weights_only=False)
     with reading(path, _KIND):
         names = _names_in(file)
     allowed = allowed_by_user(allow)
@@ -119,11 +121,6 @@ def read_pickle(path: Path, allow: Iterable[str] = ()) -> object:
     return found
 
 
-def read_unsafe(path: Path) -> object:
-    """The object in a torch file, running whatever its pickle says."""
-    return _load(_open(path, unsafe=True), path, weights_only=False)
-
-
 def _load(file: io.BytesIO, path: Path, *, weights_only: bool) -> object:
     with reading(path, _KIND):
         found: object = torch.load(file, map_location="cpu", weights_only=weights_only)
@@ -133,7 +130,7 @@ def _load(file: io.BytesIO, path: Path, *, weights_only: bool) -> object:
     return found
 
 
-def _open(path: Path, *, unsafe: bool = False) -> io.BytesIO:
+def _open(path: Path, *, unsafe: bool) -> io.BytesIO:
     """The bytes that torch loads: of the zip format those that were checked, else all."""
     with reading(path, _KIND):
         with path.open("rb") as file:

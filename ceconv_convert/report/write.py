@@ -69,13 +69,8 @@ def render(report: Mapping[str, Any]) -> str:
 
     from ceconv_convert.report.figures import error_per_layer, hue_figure, timing_bars
 
-    environment = Environment(
-        loader=PackageLoader("ceconv_convert.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = PackageLoader("ceconv_convert.report")
+    environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined)
     environment.filters |= {"error": _error, "size": bytes_as_text, "texts": row_as_texts}
     hue, bench = report["hue"], report["bench"]
     sweeps = [what for what in ("scores", "features") if hue is not None and hue[what] is not None]
