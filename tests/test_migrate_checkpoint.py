@@ -272,8 +272,8 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path, monkeypatch):
     torch.save(hidden_network().state_dict(), path)
     whole = source.read_pickle
 
-    def and_change(*arguments):
-        found = whole(*arguments)
+    def and_change(*arguments, **options):
+        found = whole(*arguments, **options)
         path.write_bytes(path.read_bytes() + b"more")
         return found
 

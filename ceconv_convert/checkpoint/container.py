@@ -8,7 +8,7 @@ names them as torchvision does.
 import copy
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -67,7 +67,7 @@ def find_weights(content: object, nest: tuple[str, ...] = ()) -> Weights | nn.Mo
     """The likeliest weights, or the whole module, in what a file holds; None where there are none."""
     if isinstance(content, nn.Module):
         return content
-    if not isinstance(content, Mapping) or len(nest) > _DEEPEST:
+    if not isinstance(content, MutableMapping) or len(nest) > _DEEPEST:
         return None
     if is_state_dict(content):
         return Weights(content, nest)
@@ -96,40 +96,33 @@ def describe(content: object) -> str:
 def replace_items(
     content: object, change: Callable[[Mapping[Any, Any], tuple[Any, ...]], Mapping[Any, object]]
 ) -> Any:
-    """A container with other items, which may be ``DROPPED``; what has no other items is shared.
+    """A copy of a container with other items, which may be ``DROPPED``; its tensors are shared.
 
     ``change`` is called with each dict in it and the keys that lead there, and returns the items to replace.
     """
-    done: dict[tuple[int, int], object] = {}  # a container may hold the same thing many times over
+    done: dict[tuple[int, int], Any] = {}  # a container may hold the same thing many times over
 
-    def changed(found: object, nest: tuple[Any, ...]) -> object:
-        if not isinstance(found, (Mapping, list, tuple)) or len(nest) > _DEEPEST:
+    def changed(found: Any, nest: tuple[Any, ...]) -> object:
+        is_dict = isinstance(found, MutableMapping)
+        if len(nest) > _DEEPEST or not (is_dict or type(found) in (list, tuple)):
             return found
         place = (id(found), len(nest))
         if place not in done:
-            own = change(found, nest) if isinstance(found, Mapping) else {}
-            pairs = found.items() if isinstance(found, Mapping) else enumerate(found)
+            own = change(found, nest) if is_dict else {}
+            pairs = found.items() if is_dict else enumerate(found)
             items = {key: own[key] if key in own else changed(value, (*nest, key)) for key, value in pairs}
-            done[place] = _with_items(found, items)
-            if own and nest and not done[place]:
+            kept = {key: item for key, item in items.items() if item is not DROPPED}
+            if is_dict:
+                done[place] = copy.copy(found)
+                done[place].clear()
+                done[place].update(kept)
+            else:
+                done[place] = type(found)(kept.values())
+            if own and nest and not kept:
                 done[place] = DROPPED
         return done[place]
 
     return changed(content, ())
-
-
-def _with_items(found: Mapping[Any, Any] | list[Any] | tuple[Any, ...], items: dict[Any, object]) -> object:
-    """``found`` with other items, those that are dropped left out; itself where they are the same."""
-    before = found.values() if isinstance(found, Mapping) else found
-    if all(new is old for new, old in zip(items.values(), before, strict=True)):
-        return found
-    kept = {key: item for key, item in items.items() if item is not DROPPED}
-    if not isinstance(found, Mapping):
-        return tuple(kept.values()) if isinstance(found, tuple) else list(kept.values())
-    changed: Any = copy.copy(found)
-    changed.clear()
-    changed.update(kept)
-    return changed
 
 
 def common_prefix(keys: Iterable[str]) -> str:
