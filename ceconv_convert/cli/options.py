@@ -49,17 +49,14 @@ class Job:
 
     @property
     def onnx_outputs(self) -> tuple[Path, ...]:
-        """The ``.onnx`` outputs."""
         return tuple(output for output in self.outputs if output.suffix == ONNX_SUFFIX)
 
     @property
     def module_outputs(self) -> tuple[Path, ...]:
-        """All other outputs."""
         return tuple(output for output in self.outputs if output.suffix != ONNX_SUFFIX)
 
     @property
     def onnx_form(self) -> str:
-        """The form of ``.onnx`` outputs."""
         return self.form or "auto"
 
     @property

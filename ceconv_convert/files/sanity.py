@@ -11,6 +11,7 @@ from types import NoneType
 import torch
 from torch import Tensor, nn
 
+from ceconv_convert.conversion.read_state_dict import is_plain, place_of
 from ceconv_convert.errors import UnreadableInputError, shown
 from ceconv_convert.files.safetensors_io import is_safetensors
 from ceconv_convert.forms.target import TargetLayer
@@ -41,7 +42,7 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     size = path.stat().st_size
     claimed: dict[object, int] = {}
     for key, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        if not is_plain(tensor):
             raise UnreadableInputError(f"{key} is sparse, quantized or nested: only plain tensors are read")
         if torch.nn.parameter.is_lazy(tensor):
             continue
@@ -49,8 +50,7 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
             raise UnreadableInputError(f"{key} has no numbers: it was saved from the meta device")
         if tensor.nbytes > size:
             raise UnreadableInputError(f"{key} claims {tensor.numel()} numbers, more than the file holds")
-        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        claimed[place] = tensor.nbytes
+        claimed[place_of(tensor)] = tensor.nbytes
     total = sum(claimed.values())
     if total > _OVERLAP * size:
         raise UnreadableInputError(f"its tensors claim {total} bytes together, and the file has {size}")
