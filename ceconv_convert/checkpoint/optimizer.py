@@ -1,8 +1,7 @@
-"""What an optimizer remembers, moved with the migrated parameters.
+"""What an optimizer remembers of each parameter, by its position, moved with the migrated parameters.
 
-An optimizer's state is kept by the position of its parameter. Where a layer's weight only moves, so do its
-momentum and its averages. A separable layer has two factors before and one product after: what was remembered
-of the factors says nothing of the product, and is dropped.
+A separable layer has two factors before and one product after: what was remembered of the factors says
+nothing of the product, and is dropped.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

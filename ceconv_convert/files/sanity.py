@@ -1,7 +1,6 @@
 """Checks on what came out of a file, before anything relies on it.
 
 A pickle can declare tensors of any shape as views of a few bytes, and set a module's attributes to anything.
-What a network computes with them is found out later, by running it.
 """
 
 from collections.abc import Mapping

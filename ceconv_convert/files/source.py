@@ -157,9 +157,8 @@ def _open(path: Path, *, unsafe: bool) -> io.BytesIO:
 def _checked_archive(path: Path) -> io.BytesIO:
     """An archive made here of the entries whose bytes are as they were written.
 
-    torch's reader compares no checksum and reads some damaged fields differently from Python's: of an entry
-    that is flagged as a folder it reads nothing and returns uninitialized memory. So it is given these names
-    and bytes, and never sees the directory of the file itself.
+    torch's reader compares no checksum, and of an entry that is flagged as a folder it returns uninitialized
+    memory. So it is given these names and bytes, and never sees the directory of the file itself.
     """
     whole = io.BytesIO()
     with path.open("rb") as file, zipfile.ZipFile(file) as found, zipfile.ZipFile(whole, "w") as made:

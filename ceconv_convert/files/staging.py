@@ -35,7 +35,7 @@ class Staging(contextlib.ExitStack):
     """Files that are being written: ``path_for`` names a place to write to, ``commit`` puts all in place.
 
     What a writer puts beside its file (ONNX weights past 2 GB) goes along. Leaving the ``with`` block without
-    ``commit`` leaves nothing behind. With ``force``, outputs may overwrite all files but ``inputs``.
+    ``commit`` leaves nothing behind. Outputs overwrite files only with ``force``, and ``inputs`` never.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder, Staging() as staging:
@@ -95,10 +95,7 @@ class Staging(contextlib.ExitStack):
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path] = (), *, force: bool = False) -> list[Path]:
-    """The files that ``outputs`` name, through links; OutputError where one cannot or must not be written.
-
-    ``force`` allows to overwrite all but ``inputs``.
-    """
+    """The files that ``outputs`` name, through links; OutputError where one cannot or must not be written."""
     targets: list[Path] = []
     for output in outputs:
         with writing(output):
