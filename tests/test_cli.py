@@ -443,6 +443,22 @@ def test_closed_streams_do_not_reach_into_outputs(folder, monkeypatch):
     onnx.checker.check_model("a.onnx")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the device of Linux")
+@pytest.mark.parametrize("option", ["--dry-run", "--help"])
+def test_a_terminal_that_takes_nothing_is_said(option):
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(
+            [sys.executable, "-m", "ceconv_convert", GOLDEN_SEQUENTIAL, option],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert finished.returncode == 2
+    assert finished.stderr == "Error: [Errno 28] No space left on device\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

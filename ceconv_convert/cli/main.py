@@ -1,5 +1,6 @@
 """The entry point: however a run ends, the user gets one sentence and an exit code."""
 
+import contextlib
 import io
 import os
 import signal
@@ -55,8 +56,8 @@ def main() -> None:
     except OSError as error:  # that nothing has turned into a ConversionError
         names = ", ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         code, message = UNUSABLE, f"Error: {f'{names}: {error.strerror}' if names else first_line(error)}"
-    if message:
-        click.echo(message, err=True)
+    with contextlib.suppress(OSError):  # the exit code says it too
+        click.echo(message, err=True, nl=bool(message))
     sys.exit(code)
 
 
