@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ceconv_convert.layers.pooling import GroupCosetAvgPool as GroupCosetAvgPool
     from ceconv_convert.layers.pooling import GroupCosetMaxPool as GroupCosetMaxPool
     from ceconv_convert.layers.pooling import GroupMaxPool2d as GroupMaxPool2d
+    from ceconv_convert.training.accelerate import accelerate as accelerate
     from ceconv_convert.verification.verdict import Verdict as Verdict
 else:
     _NAMES = {
@@ -46,6 +47,7 @@ else:
         "conversion.plan": ("Plan", "plan"),
         "layers.ceconv2d": ("CEConv2D", "CEConv2d"),
         "layers.pooling": ("GroupCosetAvgPool", "GroupCosetMaxPool", "GroupMaxPool2d"),
+        "training.accelerate": ("accelerate",),
         "verification.verdict": ("Verdict",),
     }
     _FILES = {name: file for file, names in _NAMES.items() for name in names}

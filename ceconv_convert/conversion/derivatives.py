@@ -39,7 +39,7 @@ _ATTRIBUTES = frozenset(
 
 def is_ours(module: nn.Module) -> bool:
     """Whether a module is of our class, or of the class that torch generates over it for parametrizations."""
-    cls = type(module)
+    cls = module.__class__  # the class that an accelerated layer had
     return (cls.__bases__[0] if parametrize.is_parametrized(module) else cls) is CEConv2d
 
 
