@@ -156,7 +156,7 @@ def _bench(context: RunContext, provider: str) -> Bench:
         with terminal.progress("exporting the candidates") as progress:
             for done, (form, path) in enumerate(files.items()):
                 network = original if form == "original" else exportable(original, form, found)
-                export(network, path, evidence.random[1].input, form=form)  # a batch of 2
+                export(network, path, evidence.export_example, form=form)
                 progress(done + 1, len(files))
         modules = {"original": original}
         for form, row in FORMS.items():

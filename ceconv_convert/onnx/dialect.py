@@ -19,7 +19,9 @@ What passes note beside nodes and values, for the passes that follow:
 | `size`   | value  | height and width, of some values alike  | lower                | editing, lower |
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import onnx_ir as ir
 import torch
@@ -116,14 +118,15 @@ class SymbolicLayer(TargetLayer):
         self.kernel_size, self.stride = spec.kernel_size, spec.stride  # networks read them for their shapes
         self.spec = spec.map(Tensor.detach)
         self.name = ""  # its path, once ``name_layers`` set it
-        self.size: Pair | None = None  # height and width of its last input
+        # Height and width of the input that it was last exported with; torch restores plain attributes.
+        self.exported = SimpleNamespace(size=None)
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, I, N, H, W]``, or what lies in memory like it, → ``[B, O, N_out, H', W']``."""
         if not torch.compiler.is_exporting():
-            if not torch.compiler.is_compiling():  # in a branch, as of torch.cond, nothing may be kept
-                self.size = (input.shape[-2], input.shape[-1])
             return evaluate(self.spec, input)
+        if not torch.compiler.is_dynamo_compiling():  # in a branch, as of torch.cond, nothing may be kept
+            self.exported.size = (_hint(input.shape[-2]), _hint(input.shape[-1]))
         if isinstance(self.spec, LiftingSpec):
             x = flatten_rotations(input)
         else:
@@ -140,24 +143,27 @@ class SymbolicLayer(TargetLayer):
         return features
 
 
-def name_layers(model: nn.Module, example: Tensor) -> dict[str, Layer]:
-    """Set the names of all symbolic layers of ``model`` to their paths; what each computes, by name.
+def _hint(size: int | torch.SymInt) -> int:
+    """A symbolic size as it is of the example."""
+    return size if isinstance(size, int) else int(size.node.hint)
 
-    Runs the model once, on ``example``, for the image sizes; a layer in a branch has the example's size.
-    """
+
+def name_layers(model: nn.Module) -> dict[str, SymbolicLayer]:
+    """Set the names of all symbolic layers of ``model`` to their paths; the layers by name."""
     found = {name: module for name, module in model.named_modules() if isinstance(module, SymbolicLayer)}
     for name, module in found.items():
         module.name = name
-    if found:
-        with torch.no_grad():
-            model(example.clone())
+    return found
+
+
+def layers_as_exported(layers: Mapping[str, SymbolicLayer], example: Tensor) -> dict[str, Layer]:
+    """What each layer computes, and at which image size; a layer in a branch has that of the example."""
     usual = (example.shape[-2], example.shape[-1])
-    return {
-        name: Layer(
-            name, module.spec.map(lambda t: t.cpu().double()), module.size or usual, module.spec.dtype
-        )
-        for name, module in found.items()
-    }
+    found = {}
+    for name, layer in layers.items():
+        spec, size = layer.spec.map(lambda tensor: tensor.cpu().double()), layer.exported.size or usual
+        found[name] = Layer(name, spec, size, layer.spec.dtype)
+    return found
 
 
 def is_dialect(node: ir.Node | None, op_type: str) -> bool:

@@ -20,7 +20,7 @@ from ceconv_convert.onnx.assumptions import Assumption
 from ceconv_convert.onnx.boundaries import LAYERS, boundaries_as_text, boundaries_of_modules
 from ceconv_convert.onnx.capture import EXPORT_FAILURES, capture, explain, quiet
 from ceconv_convert.onnx.compile import Compiled, compile_graph
-from ceconv_convert.onnx.dialect import SymbolicLayer, name_layers
+from ceconv_convert.onnx.dialect import layers_as_exported, name_layers
 from ceconv_convert.onnx.passes.costs import block_of
 from ceconv_convert.surgery import copy_model, unwrapped, wrapper_prefix
 
@@ -81,9 +81,7 @@ def write_onnx(
         raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
     block = block_of(processor)  # raises before the export takes its time
     module = unwrapped(copy_model(model).eval())
-    symbolic = any(isinstance(layer, SymbolicLayer) for layer in module.modules())
-    with _export_errors("the network cannot be run for the compiler"):
-        layers = name_layers(module, example)
+    symbolic = name_layers(module)
     captured = capture(
         module,
         example,
@@ -94,6 +92,7 @@ def write_onnx(
     graph = captured.model.graph
     if symbolic:
         with _export_errors("the graph cannot be compiled"), quiet():
+            layers = layers_as_exported(symbolic, example)
             compiled = compile_graph(captured.model, layers, form=form, block=block)
             convert_version(captured.model, opset, fallback=True)
         boundaries = compiled.boundaries

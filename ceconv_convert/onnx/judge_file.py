@@ -36,8 +36,9 @@ def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = No
             dtype of the original.
     """
     check_dtype(evidence.dtype)
-    run, x = OnnxRunner(path), evidence.trace.example.input
+    run = OnnxRunner(path)
     evidence = _with_fitting_inputs(evidence, run.shape)
+    x = evidence.trace.example.input
     boundaries = boundaries_of(run.texts)
     values = inner_values(path, x)
     steps = evidence.trace.compare_values(
@@ -53,13 +54,12 @@ def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = No
 
 def _with_fitting_inputs(evidence: Evidence, declared: Sequence[int | None]) -> Evidence:
     """The evidence on inputs that a file takes, of odd sizes and a larger batch too."""
-    small, larger = odd_sizes(evidence.shape)
-    single, many = ([(count, *size) for size in small] for count in (1, _LARGE_BATCH))
-    further: list[Example] = []
-    for shapes in (single, [(1, *size) for size in larger], [*many, (_LARGE_BATCH, *evidence.shape)]):
-        examples = (evidence.example_at(shape) for shape in shapes if fits(shape, declared))
-        further += itertools.islice(filter(None, examples), 1)
     evidence = evidence.fitting(declared)
+    half, larger = odd_sizes(evidence.small)
+    further: list[Example] = []
+    for shapes in ([(1, *half)], [(1, *larger)], [(_LARGE_BATCH, *half), (_LARGE_BATCH, *evidence.small)]):
+        fitting = (shape for shape in shapes if fits(shape, declared))
+        further += itertools.islice(evidence.examples.running(*fitting), 1)
     return replace(evidence, random=(*evidence.random, *further))
 
 

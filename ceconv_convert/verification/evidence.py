@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import ge
 
 import torch
 from torch import Tensor, nn
@@ -15,50 +18,109 @@ from ceconv_convert.verification.equivariance import HueRotation, rotate_hue
 from ceconv_convert.verification.layers import LayerExample, example_on_signs, layer_example
 from ceconv_convert.verification.memory import TooLargeError
 from ceconv_convert.verification.outputs import leaf_names
-from ceconv_convert.verification.reference import Example, Networks, make_networks
+from ceconv_convert.verification.reference import Example, Networks, NotRunningError, make_networks
 from ceconv_convert.verification.shapes import (
-    BATCHES,
     Shape,
     as_text,
     device_of,
-    failure_on,
     find_shape,
     fits,
     in_batches,
     other_size,
     random_input,
+    smaller_sizes,
 )
 from ceconv_convert.verification.tolerance import ARITHMETIC_EPS, MULTIPLE
 from ceconv_convert.verification.trace import Trace
 
 Progress = Callable[[int, int], None]
+_BATCHES = (1, 2, 5)
+"""Batch sizes of the random inputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Random inputs with what both networks give on them, each made once."""
+
+    networks: Networks
+    seed: int
+    _made: dict[Shape, Example | str] = field(default_factory=dict)
+
+    def input(self, shape: Shape) -> Tensor:
+        """The random input of that shape, batch first."""
+        networks = self.networks
+        return random_input(shape, self.seed + shape[0], networks.dtype, device_of(networks.original))
+
+    def at(self, shape: Shape, names: Collection[str] = ()) -> Example | str:
+        """The example of that shape, batch first, or why the network does not run on it.
+
+        The steps ``names`` are recorded with it. TooLargeError where it would take too much memory.
+        """
+        made = self._made.get(shape)
+        if made is None or (names and isinstance(made, Example) and not made.original.steps):
+            try:
+                made = self.networks.run(self.input(shape), names, bounded=not self._is_safe(shape))
+            except NotRunningError as error:
+                made = error.reason
+            self._made[shape] = made
+        return made
+
+    def _is_safe(self, shape: Shape) -> bool:
+        """Whether the network ran on inputs that are larger in every axis: memory grows with them."""
+        ran = [found for found, made in self._made.items() if isinstance(made, Example)]
+        return any(len(found) == len(shape) and all(map(ge, found, shape)) for found in ran)
+
+    def failure(self, shape: Shape, names: Collection[str] = ()) -> str | None:
+        """Why the network does not run on that shape, or why not in the memory that it may take; or None."""
+        try:
+            made = self.at(shape, names)
+        except TooLargeError as error:
+            return first_line(error)
+        return made if isinstance(made, str) else None
+
+    def running(self, *shapes: Shape) -> Iterator[Example]:
+        """Those of ``shapes`` on which the network runs."""
+        for shape in shapes:
+            with suppress(*FOREIGN_FAILURES):  # of the reference, or for too much memory
+                made = self.at(shape)
+                if isinstance(made, Example):
+                    yield made
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Inputs with the outputs of the original and of the reference: random ones, and the ``user``'s.
 
-    One input has ``shape``; ``fixed_size`` is why the network runs at this image size alone, or None.
-    ``layers`` are the color-equivariant layers by themselves, on random signs and on what they see. ``trace``
-    and ``hue_rotation`` are of the first input; a text says why it has no hue.
+    One input has ``shape``, as the first random one; ``fixed_size`` is why the network runs at this image
+    size alone, or None. What does not need that size is judged on smaller images, of the shape ``small``:
+    ``layers``, the color-equivariant layers by themselves, on random signs and on what they see; ``trace``;
+    and ``hue_rotation``, or why the input has no hue.
     """
 
-    networks: Networks
+    examples: Examples
     shape: Shape
+    small: Shape
     fixed_size: str | None
-    seed: int
     random: tuple[Example, ...]
     user: tuple[Example, ...]
     labels: Tensor | None
     layers: Mapping[str, tuple[LayerExample, ...]]
     trace: Trace
     hue_rotation: HueRotation | str
-    _further: dict[Shape, Example | None] = field(default_factory=dict)
+
+    @property
+    def networks(self) -> Networks:
+        return self.examples.networks
 
     @property
     def data(self) -> tuple[Tensor, ...]:
         """The user's inputs, in batches."""
         return tuple(example.input for example in self.user)
+
+    @property
+    def export_example(self) -> Tensor:
+        """Two images of the network's size, to export it with."""
+        return self.examples.input((2, *self.shape))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,8 +144,15 @@ class Evidence:
     def fitting(self, declared: Sequence[int | None]) -> Evidence:
         """The inputs that a file takes whose input has that shape; None is a dynamic axis.
 
-        All where it takes none of the random ones, which then fails.
+        A file that takes no smaller images is judged at the network's own size in everything. All inputs
+        where a file takes none of the random ones, which then fails.
         """
+        if self.small != self.shape and not fits(self.small, declared[1:]) and fits(self.shape, declared[1:]):
+            shapes = _random_shapes(self.shape, self.shape, None)
+            random = tuple(_random_example(self.examples, shape, self.shape) for shape in shapes)
+            trace, rotation = Trace(random[0]), rotate_hue(random[0])
+            full = replace(self, small=self.shape, random=random, trace=trace, hue_rotation=rotation)
+            return full.fitting(declared)
         random = tuple(example for example in self.random if fits(example.input.shape, declared))
         if not random:
             return self
@@ -94,16 +163,6 @@ class Evidence:
             return replace(self, random=random, user=(), labels=None)
         user = self.user if declared[0] is None else tuple(map(self.networks.run, batches))
         return replace(self, random=random, user=user)
-
-    def example_at(self, shape: Shape) -> Example | None:
-        """A random input of that shape, batch first; None where the network does not run on it."""
-        if shape not in self._further:
-            try:
-                x = random_input(shape, self.seed, self.dtype, device_of(self.networks.original))
-                self._further[shape] = self.networks.run(x)
-            except FOREIGN_FAILURES:
-                self._further[shape] = None
-        return self._further[shape]
 
 
 def gather(
@@ -129,49 +188,85 @@ def gather(
         UnreadableInputError: where its dtype does not hold ``data``, or a label is none of its classes.
     """
     networks = make_networks(model, find_layers(model) if found is None else found)
-    shape, fixed_size, random, user = _choose_inputs(networks, input_shape, seed, data)
-    inputs, names = (*random, *user), leaf_names(networks.original, networks.specs)
-    examples: list[Example] = []
-    for x in inputs:
-        examples.append(networks.run(x, () if examples else names))
+    examples = Examples(networks, seed)
+    shape, batches = _choose_inputs(examples, input_shape, data)
+    user_runs = [partial(networks.run, batch) for batch in batches]
+    small, fixed_size = _small_shape(examples, shape)
+    shapes = _random_shapes(shape, small, other_size(small) if fixed_size is None else None)
+    runs = (*(partial(_random_example, examples, each, small) for each in shapes), *user_runs)
+    everything: list[Example] = []
+    for run in runs:
+        everything.append(run())
         if progress is not None:
-            progress(len(examples), len(inputs))
-    if not any(output.numel() for example in examples for output in example.original.outputs):
+            progress(len(everything), len(runs))
+    random, user = everything[: len(shapes)], everything[len(shapes) :]
+    if not any(output.numel() for example in everything for output in example.original.outputs):
         raise VerificationError("the original gives no numbers, and nothing can be compared with it")
-    layers = _layer_examples(examples[0], seed)
-    for recording in (examples[0].original, examples[0].reference):
+    traced = next(example for example in random if example.input.shape == (1, *small))
+    layers = _layer_examples(traced, seed)
+    for recording in (traced.original, traced.reference):
         recording.inputs.clear()  # they are large, and nobody else needs them
-    hue_rotation = rotate_hue(examples[0])
-    examples[0].check_repeatable()
-    for example in examples:
+    hue_rotation = rotate_hue(traced)
+    traced.check_repeatable()
+    for example in everything:
         example.check_original()
-    by_seed, by_user = tuple(examples[: len(random)]), tuple(examples[len(random) :])
     if labels is not None:
-        decide([example.original.outputs for example in by_user], labels)  # raises where one is no class
+        decide([example.original.outputs for example in user], labels)  # raises where one is no class
+    trace = Trace(traced)
     return Evidence(
-        networks, shape, fixed_size, seed, by_seed, by_user, labels, layers, Trace(examples[0]), hue_rotation
+        *(examples, shape, small, fixed_size, tuple(random), tuple(user)),
+        *(labels, layers, trace, hue_rotation),
     )
 
 
 def _choose_inputs(
-    networks: Networks, given: Shape | None, seed: int, data: Tensor | None
-) -> tuple[Shape, str | None, list[Tensor], tuple[Tensor, ...]]:
-    """The shape of one input, why the image size is fixed, the random inputs and the user's."""
-    model, dtype, device = networks.original, networks.dtype, device_of(networks.original)
+    examples: Examples, given: Shape | None, data: Tensor | None
+) -> tuple[Shape, tuple[Tensor, ...]]:
+    """The shape of one input, and the user's in batches."""
+    networks = examples.networks
     first = next(iter(networks.specs.values()), None)
-    user: tuple[Tensor, ...] = ()
+    batches: tuple[Tensor, ...] = ()
+
+    def failure(shape: Shape) -> str | None:
+        made = examples.at((1, *shape), _steps(networks) if smaller_sizes(shape) == [shape] else ())
+        return made if isinstance(made, str) else None
+
     if data is not None:
-        taken = find_shape(model, tuple(data.shape[1:]), first)
+        taken = find_shape(failure, tuple(data.shape[1:]), first)
         given = given or taken
-        user = in_batches(data.reshape(len(data), *taken), dtype, device)
-    shape = find_shape(model, given, first)
-    try:
-        fixed_size = failure_on(model, other_size(shape))
-    except TooLargeError as error:
-        fixed_size = first_line(error)
-    sizes = [shape] if fixed_size is not None else [shape, other_size(shape)]
-    shapes = [(batch, *size) for size in sizes for batch in BATCHES]
-    return shape, fixed_size, [random_input(s, seed + i, dtype, device) for i, s in enumerate(shapes)], user
+        data = data.reshape(len(data), *taken)
+        batches = in_batches(data, networks.dtype, device_of(networks.original))
+    return find_shape(failure, given, first), batches
+
+
+def _small_shape(examples: Examples, shape: Shape) -> tuple[Shape, str | None]:
+    """A shape of smaller images that the network takes, of other sizes too; and why it does not, or None."""
+    problem = None
+    for small in smaller_sizes(shape):
+        problem = examples.failure((1, *small), _steps(examples.networks))
+        problem = problem or examples.failure((_BATCHES[-1], *other_size(small)))
+        if problem is None:
+            return small, None
+    return shape, problem
+
+
+def _random_shapes(shape: Shape, small: Shape, other: Shape | None) -> list[Shape]:
+    """One image of the network's size, and batches of smaller ones, of which one has another size."""
+    one, two, five = _BATCHES
+    shapes = [(one, *shape), (one, *small), (two, *small), (five, *(other or small))]
+    return list(dict.fromkeys(shapes))
+
+
+def _random_example(examples: Examples, shape: Shape, small: Shape) -> Example:
+    """With the steps recorded on one small image."""
+    made = examples.at(shape, _steps(examples.networks) if shape == (1, *small) else ())
+    if isinstance(made, str):
+        raise NotRunningError(as_text(shape), made)
+    return made
+
+
+def _steps(networks: Networks) -> list[str]:
+    return leaf_names(networks.original, networks.specs)
 
 
 def _layer_examples(example: Example, seed: int) -> dict[str, tuple[LayerExample, ...]]:

@@ -14,6 +14,7 @@ What the outputs move by is an error that the original could have had.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,7 @@ from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_lin
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.surgery import copy_model
+from ceconv_convert.verification.memory import BoundedMemory, TooLargeError
 from ceconv_convert.verification.outputs import Recording, record, run_module
 from ceconv_convert.verification.shapes import as_text, device_of, dtype_of
 from ceconv_convert.verification.tolerance import MULTIPLE, distance, largest, relative_tolerance
@@ -48,6 +50,14 @@ _NORMALIZATIONS = {
 """Operators that may take statistics from their input, with the position of γ; else 1/σ is empty."""
 
 
+class NotRunningError(VerificationError):
+    """The original does not run on an input, for a ``reason``."""
+
+    def __init__(self, shape: str, reason: str) -> None:
+        super().__init__(f"the original does not run on {shape}: {reason}")
+        self.reason = reason
+
+
 @dataclass(frozen=True, eq=False)
 class Networks:
     """The original and its float64 reference, both copies in eval mode.
@@ -64,18 +74,27 @@ class Networks:
         """The dtype that the original computes in."""
         return dtype_of(self.original)
 
-    def run(self, x: Tensor, names: Collection[str] = ()) -> Example:
+    def run(self, x: Tensor, names: Collection[str] = (), *, bounded: bool = False) -> Example:
         """Both on an input in the original's dtype, with the steps ``names``.
 
         Raises:
-            VerificationError: where one of them does not run.
+            NotRunningError: where the original does not run.
+            TooLargeError: where it would take too much memory, if ``bounded``.
+            VerificationError: where the reference does not run.
         """
-        failure = f"the original does not run on {as_text(x.shape)}"
+        tensors = (*self.original.parameters(), *self.original.buffers())
+        bound = BoundedMemory(x, sum(tensor.nbytes for tensor in tensors)) if bounded else nullcontext()
         try:
-            original = record(self.original, x, names)
-            failure = "the network does not run in float64, as the reference needs"
+            with bound:
+                original = record(self.original, x, names)
+        except TooLargeError as error:
+            raise TooLargeError(f"on an input of shape {as_text(x.shape)} the network {error}") from error
+        except FOREIGN_FAILURES as error:
+            raise NotRunningError(as_text(x.shape), first_line(error)) from error
+        try:
             return Example(x, original, record(self.reference, x.double(), names), self)
         except FOREIGN_FAILURES as error:
+            failure = "the network does not run in float64, as the reference needs"
             raise VerificationError(f"{failure}: {first_line(error)}") from error
 
 

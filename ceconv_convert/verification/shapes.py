@@ -1,7 +1,7 @@
 """Input shapes that a network runs on, and seeded random inputs of them."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,9 @@ from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 from ceconv_convert.verification.memory import BoundedMemory, TooLargeError
 
 USUAL_SIZES = (32, 28, 64, 224)
-"""Image sizes tried, in this order, where none is given."""
-BATCHES = (1, 2, 5)
-"""Batch sizes of the random inputs."""
+"""Image sizes tried, in this order, where none is given; from the largest for a first layer with a stride."""
+_SMALL_SIZES = (64, 96, 128)
+"""Image sizes that larger networks are judged at, if they run there, in all that does not need their own."""
 _USER_BATCH = 32
 _COLORS = 3
 _IMAGE, _FEATURES = 3, 4
@@ -23,22 +23,26 @@ Shape = tuple[int, ...]
 """Without the batch: channels, height, width; for a network of features rotations before the height."""
 
 
-def find_shape(model: nn.Module, given: Shape | None, first: KernelSpec | None) -> Shape:
-    """An input shape on which ``model`` runs: the given one, or the first usual one that does.
+def find_shape(
+    failure: Callable[[Shape], str | None], given: Shape | None, first: KernelSpec | None
+) -> Shape:
+    """An input shape on which a network runs: the given one, or the first usual one that does.
 
-    ``first`` is the network's first color-equivariant layer; where it is a hidden one, it may take features.
+    ``failure`` is why it does not run on a shape, or None. ``first`` is the network's first color-equivariant
+    layer; where it is a hidden one, it may take features.
 
     Raises:
         InputShapeError: where the network runs on none of them, or takes too much memory.
     """
-    shapes: list[Shape] = [(_COLORS, size, size) for size in USUAL_SIZES]
+    sizes = USUAL_SIZES if first is None or first.stride == (1, 1) else sorted(USUAL_SIZES, reverse=True)
+    shapes: list[Shape] = [(_COLORS, size, size) for size in sizes]
     if first is not None and not isinstance(first, LiftingSpec):
-        shapes += [(first.in_channels, first.in_rotations, size, size) for size in USUAL_SIZES]
+        shapes += [(first.in_channels, first.in_rotations, size, size) for size in sizes]
     if given is not None:
         shapes = [without_batch(given, first)]
     problems = []
     for shape in shapes:
-        problem = failure_on(model, shape)
+        problem = failure(shape)
         if problem is None:
             return shape
         problems.append(problem)
@@ -89,27 +93,32 @@ def without_batch(given: Sequence[int], first: KernelSpec | None) -> Shape:
     )
 
 
+def smaller_sizes(shape: Shape) -> list[Shape]:
+    """Smaller images to judge a network at, in the order to try them; last those of ``shape`` itself.
+
+    >>> smaller_sizes((3, 32, 32)), smaller_sizes((3, 80, 224))
+    ([(3, 32, 32)], [(3, 64, 64), (3, 80, 96), (3, 80, 128), (3, 80, 224)])
+    """
+    smaller = ((*shape[:-2], *(min(side, size) for side in shape[-2:])) for size in _SMALL_SIZES)
+    return list(dict.fromkeys((*smaller, shape)))
+
+
 def other_size(shape: Shape) -> Shape:
     """A second image size: 8 rows and 4 columns more, so that height and width cannot be mixed up."""
     return (*shape[:-2], shape[-2] + 8, shape[-1] + 4)
 
 
-def odd_sizes(shape: Shape) -> tuple[list[Shape], list[Shape]]:
+def odd_sizes(shape: Shape) -> tuple[Shape, Shape]:
     """Two more image sizes, odd and not square: about half as large, and a little larger.
 
-    Networks that look at whether a size is even, or small, do something else there. Of large images there are
-    smaller sizes first, which cost less; a network may not run on them.
+    Networks that look at whether a size is even, or small, do something else there; they may not run.
 
     >>> odd_sizes((3, 32, 32))
-    ([(3, 17, 19)], [(3, 33, 35)])
-    >>> odd_sizes((3, 224, 224))
-    ([(3, 33, 39), (3, 113, 115)], [(3, 65, 71), (3, 225, 227)])
+    ((3, 17, 19), (3, 33, 35))
     """
     *rest, rows, columns = shape
     half, larger = (rows // 2 | 1, (columns // 2 + 2) | 1), ((rows + 1) | 1, (columns + 3) | 1)
-    small, medium = (min(half[0], 33), min(half[1], 39)), (min(larger[0], 65), min(larger[1], 71))
-    first, second = dict.fromkeys((small, half)), dict.fromkeys((medium, larger))
-    return [(*rest, *size) for size in first], [(*rest, *size) for size in second]
+    return (*rest, *half), (*rest, *larger)
 
 
 def fits(shape: Sequence[int], declared: Sequence[int | None]) -> bool:
