@@ -30,9 +30,7 @@ def test_a_right_conversion_passes(form, dtype):
     verdict = verify(model, convert(model, form))
     assert verdict.passed, str(verdict)
     assert bool(verdict)
-    assert [case.shape for case in verdict.cases] == [
-        (batch, 3, *size) for size in ((32, 32), (40, 36)) for batch in (1, 2, 5)
-    ]
+    assert [case.shape for case in verdict.cases] == [(1, 3, 32, 32), (2, 3, 32, 32), (5, 3, 40, 36)]
     assert [layer.name for layer in verdict.layers] == ["0", "4", "7"]
     assert str(verdict).startswith("PASS: the converted network: worst error ")
 
@@ -186,7 +184,7 @@ def test_a_forward_pass_that_changes_its_input_hides_no_damage():
 
 def test_an_original_that_runs_on_some_batches_alone_is_said():
     model = nn.Sequential(*small_network(), nn.Unflatten(0, (2, 1)))
-    with pytest.raises(VerificationError, match="the original does not run on 1×3×32×32"):
+    with pytest.raises(InputShapeError, match=r"runs on none of .* unflatten"):
         verify(model, convert(model))
 
 
@@ -250,7 +248,7 @@ def test_a_network_that_cannot_run_in_float64():
 def test_progress_runs_to_its_end():
     seen = []
     gather(small_network(), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 6) for i in range(1, 7)]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_tolerance_is_what_it_says():

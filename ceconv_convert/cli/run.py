@@ -124,7 +124,11 @@ def _gather(job: Job, model: nn.Module, found: Sequence[FoundLayer], terminal: T
         evidence = gather(
             model, job.input_shape, found=found, seed=job.seed, data=data, labels=labels, progress=progress
         )
-    if job.input_shape is not None and job.input_shape != evidence.shape:
+    if job.input_shape is None and job.inputs is None:
+        terminal.line(
+            f"input shape: {as_text(evidence.shape)}, since none is given: say another with --input-shape"
+        )
+    elif job.input_shape is not None and job.input_shape != evidence.shape:
         terminal.line(f"{as_text(job.input_shape)} is a batch of 1: an input is {as_text(evidence.shape)}")
     for line in evidence.explain():
         terminal.line(line)

@@ -20,7 +20,7 @@ What passes note beside nodes and values, for the passes that follow:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import onnx_ir as ir
@@ -31,7 +31,7 @@ from ceconv_convert.forms.table import Form
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.rotation_major import flatten_rotations, unflatten_rotations
-from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec, Pair
+from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec, Pair, scaled
 from ceconv_convert.onnx.boundaries import Folded
 
 DOMAIN = "ceconv.dialect"
@@ -47,10 +47,24 @@ class Layer:
     """What a color-equivariant layer in the graph computes."""
 
     name: str  # its module's path
-    spec: KernelSpec  # in float64
+    spec: KernelSpec  # without the norms
     size: Pair  # height and width of its input in the exported example: what costs are estimated by
-    dtype: torch.dtype  # of the network
-    norms: tuple[Folded, ...] = ()  # batch norms that were folded into its spec
+    norms: tuple[Folded, ...] = ()  # batch norms that are folded into it, …
+    scale: Tensor | None = None  # … which multiply its output, [O], float64, …
+    shift: Tensor | None = None  # … and then add to it
+
+    def followed_by(self, norm: Folded, scale: Tensor, shift: Tensor) -> "Layer":
+        """With a further norm, of ``scale`` and ``shift``, ``[O]`` each in float64."""
+        moved = None if self.shift is None else scale * self.shift
+        if norm.shifts:
+            moved = shift if moved is None else moved + shift
+        scale = scale if self.scale is None else scale * self.scale
+        return replace(self, norms=(*self.norms, norm), scale=scale, shift=moved)
+
+    def folded_spec(self) -> KernelSpec:
+        """With the norms, in float64: as large as its weights, and formed where it is needed."""
+        spec = self.spec.map(lambda tensor: tensor.cpu().double())
+        return spec if self.scale is None else scaled(spec, self.scale, self.shift)
 
 
 @dataclass(frozen=True)
@@ -159,11 +173,7 @@ def name_layers(model: nn.Module) -> dict[str, SymbolicLayer]:
 def layers_as_exported(layers: Mapping[str, SymbolicLayer], example: Tensor) -> dict[str, Layer]:
     """What each layer computes, and at which image size; a layer in a branch has that of the example."""
     usual = (example.shape[-2], example.shape[-1])
-    found = {}
-    for name, layer in layers.items():
-        spec, size = layer.spec.map(lambda tensor: tensor.cpu().double()), layer.exported.size or usual
-        found[name] = Layer(name, spec, size, layer.spec.dtype)
-    return found
+    return {name: Layer(name, layer.spec, layer.exported.size or usual) for name, layer in layers.items()}
 
 
 def is_dialect(node: ir.Node | None, op_type: str) -> bool:

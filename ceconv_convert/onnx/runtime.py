@@ -92,9 +92,11 @@ def inner_values(
     options = _options()
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
         options.add_session_config_entry(_FOLDER, str(path.parent.resolve()))
+    serialized = model.SerializeToString()
+    del graph, model  # as large as the weights
     try:
         session = onnxruntime.InferenceSession(
-            model.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
+            serialized, sess_options=options, providers=["CPUExecutionProvider"]
         )
         arrays = session.run(names, {name: tensor.cpu().numpy() for name, tensor in inputs.items()})
     except _FAILURES as error:

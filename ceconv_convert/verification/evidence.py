@@ -48,8 +48,8 @@ class Examples:
 
     def input(self, shape: Shape) -> Tensor:
         """The random input of that shape, batch first."""
-        networks = self.networks
-        return random_input(shape, self.seed + shape[0], networks.dtype, device_of(networks.original))
+        device = device_of(self.networks.original)
+        return random_input(shape, self.seed + shape[0], self.networks.dtype, device)
 
     def at(self, shape: Shape, names: Collection[str] = ()) -> Example | str:
         """The example of that shape, batch first, or why the network does not run on it.
@@ -62,6 +62,8 @@ class Examples:
                 made = self.networks.run(self.input(shape), names, bounded=not self._is_safe(shape))
             except NotRunningError as error:
                 made = error.reason
+            except RuntimeError as error:  # there is no memory for the input itself
+                made = first_line(error)
             self._made[shape] = made
         return made
 
@@ -144,15 +146,22 @@ class Evidence:
     def fitting(self, declared: Sequence[int | None]) -> Evidence:
         """The inputs that a file takes whose input has that shape; None is a dynamic axis.
 
-        A file that takes no smaller images is judged at the network's own size in everything. All inputs
-        where a file takes none of the random ones, which then fails.
+        A file that takes no other size is judged at the network's own in everything. All inputs where a file
+        takes none of the random ones, which then fails.
         """
-        if self.small != self.shape and not fits(self.small, declared[1:]) and fits(self.shape, declared[1:]):
-            shapes = _random_shapes(self.shape, self.shape, None)
-            random = tuple(_random_example(self.examples, shape, self.shape) for shape in shapes)
-            trace, rotation = Trace(random[0]), rotate_hue(random[0])
-            full = replace(self, small=self.shape, random=random, trace=trace, hue_rotation=rotation)
-            return full.fitting(declared)
+        if fits(self.shape, declared[1:]) and not fits(other_size(self.shape), declared[1:]):
+            return self._at_full_size()._fitting(declared)
+        return self._fitting(declared)
+
+    def _at_full_size(self) -> Evidence:
+        shapes = _random_shapes(self.shape, self.shape, None)
+        random = tuple(_random_example(self.examples, shape, self.shape) for shape in shapes)
+        if self.small == self.shape:
+            return replace(self, random=random)
+        trace, rotation = Trace(random[0]), rotate_hue(random[0])
+        return replace(self, small=self.shape, random=random, trace=trace, hue_rotation=rotation)
+
+    def _fitting(self, declared: Sequence[int | None]) -> Evidence:
         random = tuple(example for example in self.random if fits(example.input.shape, declared))
         if not random:
             return self
@@ -207,7 +216,7 @@ def gather(
     for recording in (traced.original, traced.reference):
         recording.inputs.clear()  # they are large, and nobody else needs them
     hue_rotation = rotate_hue(traced)
-    traced.check_repeatable()
+    random[-2].check_repeatable()  # two images
     for example in everything:
         example.check_original()
     if labels is not None:

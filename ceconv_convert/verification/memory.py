@@ -18,8 +18,9 @@ _LARGEST = 2**28
 """Bytes of one tensor: four times the largest of a ResNet152 of width 64 on two images of 3×224×224."""
 _MOST = 2**33
 """Bytes of all tensors that one run makes: half as many again as there."""
-_NUMBERS = 2 * 3 * 224 * 224
-"""Inputs of more numbers may take more memory, in proportion."""
+_IMAGES = 2
+_NUMBERS = _IMAGES * 3 * 224 * 224
+"""Inputs of more images or more numbers may take more memory, in proportion."""
 _EXPANDED = 100
 """Layers expand their weights once a rotation: the bytes of the network's own tensors, so many times, too."""
 
@@ -36,7 +37,7 @@ class BoundedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, x: Tensor, held: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        scale = max(1.0, x.numel() / _NUMBERS)
+        scale = max(1.0, x.numel() / _NUMBERS, len(x) / _IMAGES)
         self._largest = _LARGEST * scale + _EXPANDED * held
         self._most = _MOST * scale + _EXPANDED * held
         self._made = 0
@@ -57,7 +58,7 @@ class BoundedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _check(what: str, size: int, most: float) -> None:
     if size > most:
         raise TooLargeError(
-            f"makes {what}, {size / 2**20:.0f} MiB, of two images, and at most {most / 2**20:.0f} MiB are "
+            f"makes {what}, {size / 2**20:.0f} MiB, and at most {most / 2**20:.0f} MiB are "
             "taken: give a smaller --input-shape"
         )
 

@@ -88,7 +88,9 @@ class Networks:
             with bound:
                 original = record(self.original, x, names)
         except TooLargeError as error:
-            raise TooLargeError(f"on an input of shape {as_text(x.shape)} the network {error}") from error
+            raise TooLargeError(f"on inputs of shape {as_text(x.shape[1:])} the network {error}") from error
+        except VerificationError:
+            raise  # outputs that cannot be compared
         except FOREIGN_FAILURES as error:
             raise NotRunningError(as_text(x.shape), first_line(error)) from error
         try:

@@ -123,7 +123,7 @@ def verdict_as_line(*verdicts: Verdict) -> str:
     layers = max(len(verdict.layers) for verdict in verdicts)
     worst = max((verdict.worst for verdict in verdicts), key=lambda worst: worst.error_over_tolerance)
     details = [
-        f"worst error {worst.error:.1e}",
+        f"worst error {worst.error:.1e} ({worst.relative_error:.1e} of the largest output)",
         f"the original's own {worst.original_error:.1e}",
         f"tolerance {worst.tolerance:.1e}",
         f"on {inputs} inputs" + (f" and {layers} layers" if layers else ""),

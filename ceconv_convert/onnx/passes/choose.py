@@ -136,7 +136,7 @@ def _forms(layer: Layer, form: str) -> dict[Form, Factored]:
         for row in TABLE
         if row.factors is not None and row.applies(layer.spec)
         for factors in (row.factors(sample),)
-        if factors.forward is None or layer.dtype == torch.float32 or row.is_requested_as(form)
+        if factors.forward is None or layer.spec.dtype == torch.float32 or row.is_requested_as(form)
     }
 
 

@@ -4,13 +4,11 @@ In eval mode a norm scales and shifts channels, and commutes with a layer (``ker
 over a residual addition where each summand is a layer's: s·(y₁ + y₂) + t = (s y₁ + t) + s y₂.
 """
 
-import dataclasses
-
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from ceconv_convert.kernel.spec import scale_and_shift, scaled
+from ceconv_convert.kernel.spec import scale_and_shift
 from ceconv_convert.onnx.boundaries import Folded, module_of
 from ceconv_convert.onnx.dialect import LAYER, is_dialect, layer_of, notes
 from ceconv_convert.onnx.passes.editing import constant, is_taken, replace
@@ -34,10 +32,8 @@ def _fold(norm: ir.Node) -> bool:
     if any(layer_of(node).spec.out_channels != len(scale) for node in found):
         return False  # a summand that is broadcast over the channels
     for index, node in enumerate(found):
-        layer = layer_of(node)
-        norms = (*layer.norms, Folded(module_of(norm), shifts=index == 0))
-        spec = scaled(layer.spec, scale, shift if index == 0 else None)
-        notes(node).layer = dataclasses.replace(layer, spec=spec, norms=norms)
+        folded = Folded(module_of(norm), shifts=index == 0)
+        notes(node).layer = layer_of(node).followed_by(folded, scale, shift)
     replace(norm, value)
     return True
 

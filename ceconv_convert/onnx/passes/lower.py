@@ -164,7 +164,7 @@ def write_layer(node: ir.Node) -> ir.Value:
     layer, form, value = layer_of(node), notes(node).form, node.inputs[0]
     if form is None or form.factors is None or value is None:
         raise ValueError(f"the layer {layer.name} has no input, or no form that can be written")
-    spec, factors = layer.spec, form.factors(layer.spec)
+    spec, factors = layer.spec, form.factors(layer.folded_spec())
     groups, _, out_channels, columns, in_channels = factors.weight.shape[:5]
     layout, (_, out_layout) = layout_of(value), major_layout(node.outputs[0])
     padded_in = in_channels if layout is None else layout.padded
@@ -172,7 +172,7 @@ def write_layer(node: ir.Node) -> ir.Value:
 
     def rounded(kind: str, numbers: Tensor) -> ir.Value:
         name = f"{layer.name}.{kind}" if layer.name else kind
-        return add_constant(node, name, numbers.to(layer.dtype).numpy())
+        return add_constant(node, name, numbers.to(spec.dtype).numpy())
 
     def mix(kind: str, x: ir.Value, matrix: Tensor, channels: int) -> ir.Value:
         split = in_rank(node, x, SPLIT, Layout(channels, matrix.shape[1], channels))
