@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from operator import ge
 
 import torch
@@ -34,7 +34,7 @@ from ceconv_convert.verification.tolerance import ARITHMETIC_EPS, MULTIPLE
 from ceconv_convert.verification.trace import Trace
 
 Progress = Callable[[int, int], None]
-_BATCHES = (1, 2, 5)
+_BATCHES = (1, 2, 3)
 """Batch sizes of the random inputs."""
 
 
@@ -95,8 +95,7 @@ class Evidence:
 
     One input has ``shape``, as the first random one; ``fixed_size`` is why the network runs at this image
     size alone, or None. What does not need that size is judged on smaller images, of the shape ``small``:
-    ``layers``, the color-equivariant layers by themselves, on random signs and on what they see; ``trace``;
-    and ``hue_rotation``, or why the input has no hue.
+    the layers, ``trace``, and ``hue_rotation``, or why the input has no hue.
     """
 
     examples: Examples
@@ -106,13 +105,17 @@ class Evidence:
     random: tuple[Example, ...]
     user: tuple[Example, ...]
     labels: Tensor | None
-    layers: Mapping[str, tuple[LayerExample, ...]]
     trace: Trace
     hue_rotation: HueRotation | str
 
     @property
     def networks(self) -> Networks:
         return self.examples.networks
+
+    @cached_property
+    def layers(self) -> Mapping[str, tuple[LayerExample, ...]]:
+        """The color-equivariant layers by themselves, on random signs and on what they see."""
+        return _layer_examples(self.trace.example, self.examples.seed)
 
     @property
     def data(self) -> tuple[Tensor, ...]:
@@ -212,9 +215,6 @@ def gather(
     if not any(output.numel() for example in everything for output in example.original.outputs):
         raise VerificationError("the original gives no numbers, and nothing can be compared with it")
     traced = next(example for example in random if example.input.shape == (1, *small))
-    layers = _layer_examples(traced, seed)
-    for recording in (traced.original, traced.reference):
-        recording.inputs.clear()  # they are large, and nobody else needs them
     hue_rotation = rotate_hue(traced)
     random[-2].check_repeatable()  # two images
     for example in everything:
@@ -224,7 +224,7 @@ def gather(
     trace = Trace(traced)
     return Evidence(
         *(examples, shape, small, fixed_size, tuple(random), tuple(user)),
-        *(labels, layers, trace, hue_rotation),
+        *(labels, trace, hue_rotation),
     )
 
 
@@ -261,8 +261,8 @@ def _small_shape(examples: Examples, shape: Shape) -> tuple[Shape, str | None]:
 
 def _random_shapes(shape: Shape, small: Shape, other: Shape | None) -> list[Shape]:
     """One image of the network's size, and batches of smaller ones, of which one has another size."""
-    one, two, five = _BATCHES
-    shapes = [(one, *shape), (one, *small), (two, *small), (five, *(other or small))]
+    one, two, three = _BATCHES
+    shapes = [(one, *shape), (one, *small), (two, *small), (three, *(other or small))]
     return list(dict.fromkeys(shapes))
 
 
