@@ -2,7 +2,7 @@
 
     python docs/benchmarks.py [resnet18 …] [--eager]
 
-Without names: those of the first table. By name also resnet44-batch8, resnet18-n8 and resnet18-n12.
+Without names: those of the first table. By name also resnet44-batch8, resnet152, resnet18-n8 and resnet18-n12.
 Random weights; batch norm statistics moved off their initial values. All candidates of a network in one run.
 """
 
@@ -66,6 +66,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
 
 FURTHER: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "resnet44-batch8": (NETWORKS["resnet44"][0], (8, *SMALL)),
+    "resnet152": (
+        lambda: ResNet(
+            Bottleneck, [3, 8, 36, 3], channels(64, 3, separable=True), 1000, 3, True, False, True
+        ),
+        (1, *LARGE),
+    ),
     "resnet18-n8": (lambda: _resnet18(8, separable=False), (1, *LARGE)),
     "resnet18-n12": (lambda: _resnet18(12, separable=False), (1, *LARGE)),
 }
