@@ -33,8 +33,8 @@ def verify(
     """Whether ``converted`` computes what ``original`` does, judged by a float64 reference, in eval mode.
 
     Both run on a random image of the network's size, and on smaller ones in batches of 1, 2 and 3, at two
-    image sizes where the network takes them. The
-    layers of a converted module, and of an ONNX file that this package wrote, are also judged one by one.
+    image sizes where the network takes them. The layers of a converted module, and of an ONNX file that this
+    package wrote, are also judged one by one.
 
     Args:
         original: the model before conversion; it is not changed.

@@ -2,7 +2,8 @@
 
     python docs/benchmarks.py [resnet18 …] [--eager]
 
-Without names: those of the first table. By name also resnet44-batch8, resnet152, resnet18-n8 and resnet18-n12.
+Without names: those of the first table. By name also resnet44-batch8, resnet152, resnet18-n8 and
+resnet18-n12.
 Random weights; batch norm statistics moved off their initial values. All candidates of a network in one run.
 """
 

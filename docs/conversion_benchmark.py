@@ -33,7 +33,8 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 def measure(*command: str) -> tuple[float, float]:
     """Seconds, and the peak memory in MB, of a process."""
     start = perf_counter()
-    found = subprocess.run([sys.executable, "-c", MEASURED, *command], check=True, capture_output=True)
+    command = (sys.executable, "-c", MEASURED, *command)
+    found = subprocess.run(command, check=True, capture_output=True)  # noqa: S603
     return perf_counter() - start, int(found.stdout) * 1024 / 1e6
 
 
@@ -71,13 +72,11 @@ def main(names: tuple[str, ...]) -> None:
         parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         layers = sum(type(module).__name__ == "CEConv2d" for module in model.modules())
         ratio = seconds["onnx"] / seconds["export"]
-        times = " | ".join(f"{seconds[kind]:.1f} s" for kind in ("export", "onnx"))
+        times = [f"{seconds[kind]:.1f} s" for kind in ("export", "onnx")]
         memories = ", ".join(f"{memory[kind] / 1000:.2f}" for kind in commands)
-        print(  # noqa: T201
-            f"| {name} | {parameters:.2f} M | {layers} | {times} | {ratio:.2f} | {seconds['safetensors']:.1f} s "
-            f"| {memories} GB |",
-            flush=True,
-        )
+        row = [name, f"{parameters:.2f} M", str(layers), *times, f"{ratio:.2f}"]
+        row += [f"{seconds['safetensors']:.1f} s", f"{memories} GB"]
+        print(f"| {' | '.join(row)} |", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
