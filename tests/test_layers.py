@@ -148,6 +148,7 @@ def test_public_names():
         "UnreadableInputError",
         "Verdict",
         "VerificationError",
+        "accelerate",
         "convert",
         "export_onnx",
         "load",
