@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from ceconv_convert import CEConv2d, convert, export_onnx, verify
+from ceconv_convert.conversion.find import find_layers
 from ceconv_convert.errors import InputShapeError
 from ceconv_convert.verification.evidence import gather
+from ceconv_convert.verification.shapes import find_shape
 from tests.support import small_network
 
 
@@ -130,3 +132,50 @@ def test_a_file_of_a_fixed_size_says_that_inputs_are_of_another(run, folder):
     code, out, err = run("a.pt", "-o", "b.onnx", "--input-shape", "3,32,32", "--inputs", "a.npy")
     assert code == 0, err
     assert "b.onnx: not judged on the user's inputs, which are of another size\n" in out
+
+
+def test_what_does_not_need_a_networks_size_is_judged_on_smaller_images():
+    evidence = gather(small_network(), (3, 96, 100))
+    shapes = [tuple(example.input.shape) for example in evidence.random]
+    assert shapes == [(1, 3, 96, 100), (1, 3, 64, 64), (2, 3, 64, 64), (3, 3, 72, 68)]
+    assert evidence.trace.example.input.shape == (1, 3, 64, 64)
+    assert evidence.trace.example.original.steps
+    assert not evidence.random[0].original.steps  # as large as the features of a network
+
+
+def test_a_file_that_takes_one_size_is_judged_at_it_in_everything():
+    fitting = gather(small_network(), (3, 96, 100)).fitting((None, 3, 96, 100))
+    assert [tuple(example.input.shape) for example in fitting.random] == [(b, 3, 96, 100) for b in (1, 2, 3)]
+    assert fitting.trace.example.input.shape == (1, 3, 96, 100)
+    assert fitting.trace.example.original.steps
+
+
+def test_a_network_of_one_size_is_judged_at_it():
+    model = nn.Sequential(CEConv2d(1, 3, 3, 2, 3, stride=4), nn.Flatten(), nn.LazyLinear(4)).eval()
+    model(torch.zeros(1, 3, 80, 80))
+    evidence = gather(model, (3, 80, 80))
+    assert evidence.small == evidence.shape
+    assert "mat1 and mat2" in evidence.fixed_size
+
+
+class WrongWhenLarge(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x) * (1.01 if x.shape[-1] > 90 else 1)
+
+
+def test_what_is_wrong_at_the_networks_own_size_is_caught():
+    model = small_network()
+    assert verify(model, WrongWhenLarge(convert(model)), input_shape=(3, 64, 64)).passed
+    assert not verify(model, WrongWhenLarge(convert(model)), input_shape=(3, 96, 96)).passed
+
+
+def test_a_first_layer_with_a_stride_is_one_for_large_images():
+    def first(stride):
+        return find_layers(CEConv2d(1, 3, 3, 4, 7, stride=stride))[0].reading
+
+    assert find_shape(lambda shape: None, None, first(2)) == (3, 224, 224)
+    assert find_shape(lambda shape: None, None, first(1)) == (3, 32, 32)
