@@ -7,10 +7,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from ceconv_convert import accelerate
 from ceconv_convert.architectures.resnet import BasicBlock, ResNet
-from tests.support import forked, shake
+from tests.support import forked, same_state, shake
 
 
 def network(seed=0):
@@ -107,3 +108,66 @@ def test_a_step_takes_no_more_memory(rotations, separable, size):
     published = Live().peak(step)
     accelerate(model)
     assert 0 < Live().peak(step) <= 1.05 * published
+
+
+def test_a_checkpoint_goes_on_in_plain_pytorch(tmp_path):
+    """As in docs/training.md: without accelerate, with it, and back."""
+    published, data = network(), batches(6)
+    expected = train(published, data)
+    model = network()
+    losses, optimizer = [], torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    for part in (data[:2], data[2:4], data[4:]):
+        losses += train(model, part, optimizer)
+        state = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(state, tmp_path / "last.pth.tar")
+        found = torch.load(tmp_path / "last.pth.tar", weights_only=True)
+        assert list(found["state_dict"]) == list(published.state_dict())
+        model = network(seed=1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        model.load_state_dict(found["state_dict"])
+        optimizer.load_state_dict(found["optimizer"])
+        if len(losses) == 2:
+            accelerate(model)
+    assert losses == pytest.approx(expected, rel=1e-3)
+    for key, tensor in published.state_dict().items():
+        torch.testing.assert_close(found["state_dict"][key], tensor, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, about loaders and devices
+def test_a_checkpoint_goes_on_in_lightning(tmp_path):
+    lightning = pytest.importorskip("pytorch_lightning", exc_type=ImportError)
+
+    class Classifier(lightning.LightningModule):
+        def __init__(self, fast):
+            super().__init__()
+            self.model = network()
+            self.losses = []
+            if fast:
+                accelerate(self.model)
+
+        def training_step(self, batch, index):
+            images, labels = batch
+            loss = F.cross_entropy(self.model(images), labels)
+            self.losses.append(loss.item())
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+
+    images, labels = (torch.cat(parts) for parts in zip(*batches(), strict=True))
+    loader = DataLoader(TensorDataset(images, labels), batch_size=4)
+
+    def fit(model, epochs, checkpoint=None):
+        options = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+        quiet = dict.fromkeys(options, False)
+        trainer = lightning.Trainer(max_epochs=epochs, accelerator="cpu", default_root_dir=tmp_path, **quiet)
+        trainer.fit(model, loader, ckpt_path=checkpoint, weights_only=False)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        return model.losses
+
+    expected = fit(Classifier(fast=False), 2)
+    first = fit(Classifier(fast=False), 1)
+    going_on = Classifier(fast=True)
+    assert first + fit(going_on, 2, tmp_path / "last.ckpt") == pytest.approx(expected, rel=1e-3)
+    found = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+    assert same_state(found, going_on.state_dict())

@@ -99,7 +99,8 @@ def test_what_is_remembered_of_separable_factors_is_dropped_and_said(tmp_path):
     total = len(optimizer.state_dict()["state"])
     assert note == (
         f"optimizer_states.0: the optimizer's state is carried over for {total - 2} parameters, "
-        "dropped for 2, which became others"
+        "dropped for 2, which became others; the factors of 1 separable layer became their product, which "
+        "trains along another path: to go on exactly, train the original with accelerate (docs/training.md)"
     )
     found = torch.load(tmp_path / "b.ckpt", weights_only=True)
     converted = convert(model)

@@ -124,7 +124,8 @@ def migrate_checkpoint(
     """Migrate the weights in a file, without model code; the container around them is kept.
 
     Epoch, hyper-parameters and other keys stay as they are. Copies of the weights (averages) go along.
-    An optimizer's state moves with its weights; that of a separable layer's factors is dropped. From
+    An optimizer's state moves with its weights. A separable layer loses its factors and what was remembered
+    of them: it does not train on as it did, which it does from ``source`` itself with ``accelerate``. From
     safetensors to safetensors no more than a layer is in memory at a time.
 
     Args:

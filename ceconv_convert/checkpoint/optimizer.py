@@ -41,6 +41,12 @@ def carry_over(
     note = f"the optimizer's state is carried over for {len(kept)} parameters"
     if dropped:
         note += f", dropped for {dropped}, which became others"
+    if gone:
+        layers_of = f"{len(gone)} separable layer{'s' * (len(gone) > 1)}"
+        note += (
+            f"; the factors of {layers_of} became their product, which trains along another path: "
+            "to go on exactly, train the original with accelerate (docs/training.md)"
+        )
     groups = [_moved_group(group, positions) for group in optimizer["param_groups"]]
     return {"state": kept, "param_groups": groups}, note
 
