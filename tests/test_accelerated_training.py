@@ -171,3 +171,27 @@ def test_a_checkpoint_goes_on_in_lightning(tmp_path):
     assert first + fit(going_on, 2, tmp_path / "last.ckpt") == pytest.approx(expected, rel=1e-3)
     found = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
     assert same_state(found, going_on.state_dict())
+
+
+@pytest.mark.skipif("CECONV_PUBLISHED" not in os.environ, reason="needs a checkout of Attila94/CEConv")
+def test_the_published_code_trains_on_what_was_accelerated(monkeypatch):
+    """CECONV_PUBLISHED is the folder of the checkout."""
+    monkeypatch.syspath_prepend(os.environ["CECONV_PUBLISHED"])
+    from models.resnet import ResNet18
+
+    def build():
+        torch.manual_seed(0)
+        return ResNet18(rotations=3, separable=True, groupcosetmaxpool=True, num_classes=4, width=32)
+
+    data = [(torch.randn(4, 3, 48, 48), torch.arange(4)) for _ in range(6)]
+    published = build()
+    expected = train(published, data)
+    fast, swapped = build(), build()
+    assert not accelerate(fast).refused
+    optimizer = torch.optim.SGD(fast.parameters(), lr=0.01, momentum=0.9)
+    losses = train(fast, data[:3], optimizer)
+    swapped.load_state_dict(fast.state_dict())
+    again = torch.optim.SGD(swapped.parameters(), lr=0.01, momentum=0.9)
+    again.load_state_dict(optimizer.state_dict())
+    assert losses + train(swapped, data[3:], again) == pytest.approx(expected, rel=1e-2)
+    assert list(swapped.state_dict()) == list(published.state_dict())

@@ -141,6 +141,6 @@ def _form_for(spec: KernelSpec | Refusal) -> FastForm:
 
 def _row(layer: FoundLayer) -> AcceleratedLayer:
     form = form_of(layer.module)
-    computed = _PUBLISHED if form is None else describe(form, vars(layer.module)["in_rotations"])
+    computed = _PUBLISHED if form is None else describe(form, layer.module.in_rotations)
     refusal = layer.reading.reason if isinstance(layer.reading, Refusal) else None
     return AcceleratedLayer(layer.names[0], computed, refusal)

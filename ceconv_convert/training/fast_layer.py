@@ -133,7 +133,8 @@ def describe(form: FastForm, rotations: object) -> str:
 
 def set_form(module: nn.Module, form: FastForm | None) -> None:
     """Let a layer compute in a form; None: as its own class does."""
-    own, rotations = module.__class__, vars(module)["in_rotations"]
+    own: type[nn.Module] = module.__class__
+    rotations: Any = module.in_rotations
     _set_class(module, own if form is None else _class_of(own, form, rotations))
     _kept.pop(module, None)
 
