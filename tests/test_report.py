@@ -49,7 +49,7 @@ def test_a_run_writes_its_reports(run, folder):
     ]
     for verdict in report["verdicts"]:
         assert verdict["passed"]
-        count = 376 if verdict["candidate"] == "the conv3d network" else 376 + 1 + 9
+        count = 366 if verdict["candidate"] == "the conv3d network" else 366 + 1 + 9
         assert verdict["agreement"] == {"same": count, "of": count}
         assert verdict["accuracy"] == {"original": 356, "candidate": 356, "of": 360}
         assert verdict["error"] <= verdict["tolerance"]
