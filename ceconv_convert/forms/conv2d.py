@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ceconv_convert.forms.target import TargetLayer, symmetric_padding, without_numbers
+from ceconv_convert.forms.target import TargetLayer, without_numbers
 from ceconv_convert.kernel.cyclic_fourier import fourier_factors
 from ceconv_convert.kernel.expand import expand
 from ceconv_convert.kernel.rotation_major import flatten_rotations, unflatten_rotations
-from ceconv_convert.kernel.spec import KernelSpec
+from ceconv_convert.kernel.spec import KernelSpec, split_padding
 
 
 class ExpandedConv2d(TargetLayer, nn.Conv2d):
@@ -30,7 +30,7 @@ class ExpandedConv2d(TargetLayer, nn.Conv2d):
 
     def __init__(self, spec: KernelSpec) -> None:
         channels = (spec.in_channels * spec.in_rotations, spec.out_channels * spec.out_rotations)
-        padding = symmetric_padding(spec)
+        padding = split_padding(spec.padding)[0]
         super().__init__(*channels, spec.kernel_size, spec.stride, padding, **without_numbers(spec))
         bias = None if spec.bias is None else spec.bias.repeat_interleave(spec.out_rotations)
         self.take_over(spec, weight=expand(spec), bias=bias)
@@ -61,7 +61,7 @@ class FourierConv2d(TargetLayer, nn.Conv2d):
         groups = len(factors.weight)
         super().__init__(
             *(groups * spec.in_channels, groups * spec.out_channels, spec.kernel_size, spec.stride),
-            padding=symmetric_padding(spec),
+            padding=split_padding(spec.padding)[0],
             groups=groups,
             **without_numbers(spec),
         )

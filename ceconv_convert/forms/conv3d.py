@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ceconv_convert.errors import SpecError
-from ceconv_convert.forms.target import TargetLayer, symmetric_padding, without_numbers
+from ceconv_convert.forms.target import TargetLayer, without_numbers
 from ceconv_convert.kernel import circular
 from ceconv_convert.kernel.color import ColorOrder, color_order, matrix_powers
 from ceconv_convert.kernel.rotation_major import flatten_rotations, unflatten_rotations
-from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec, LiftingSpec
+from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec, LiftingSpec, split_padding
 
 
 class DepthConv3d(TargetLayer, nn.Conv3d):
@@ -39,7 +39,7 @@ class DepthConv3d(TargetLayer, nn.Conv3d):
             out_channels,
             (kernel_size[0], kernel_size[1], kernel_size[2]),
             stride=(depth_stride, *spec.stride),
-            padding=(0, *symmetric_padding(spec)),
+            padding=(0, *split_padding(spec.padding)[0]),
             **without_numbers(spec),
         )
         self.take_over(spec, weight=weight, bias=spec.bias, transformation_matrix=matrix)

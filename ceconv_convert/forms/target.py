@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ceconv_convert.kernel.spec import KernelSpec, Pair
+from ceconv_convert.kernel.spec import KernelSpec, split_padding
 
 
 class TargetLayer(nn.Module):
@@ -29,9 +29,7 @@ class TargetLayer(nn.Module):
         """Set what is the same for every form, and the parameters, after the torch convolution's own."""
         self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
         self.in_rotations, self.out_rotations = spec.in_rotations, spec.out_rotations
-        (top, bottom), (left, right) = spec.padding
-        rows, columns = symmetric_padding(spec)
-        self.padding_excess = (left - columns, right - columns, top - rows, bottom - rows)
+        _, self.padding_excess = split_padding(spec.padding)
         for name, tensor in parameters.items():
             self.register_parameter(name, None if tensor is None else _as_parameter(tensor))
 
@@ -47,12 +45,6 @@ class TargetLayer(nn.Module):
 def without_numbers(spec: KernelSpec) -> dict[str, Any]:
     """Arguments of a torch convolution whose parameters follow: it draws no random numbers for its own."""
     return {"bias": False, "device": "meta", "dtype": spec.dtype}
-
-
-def symmetric_padding(spec: KernelSpec) -> Pair:
-    """The zeros that rows and columns have on both of their sides."""
-    rows, columns = spec.padding
-    return (min(rows), min(columns))
 
 
 def _as_parameter(tensor: Tensor) -> nn.Parameter:

@@ -181,6 +181,17 @@ def normalize_padding(
     return ((height, height), (width, width))
 
 
+def split_padding(padding: Padding) -> tuple[Pair, tuple[int, int, int, int]]:
+    """The zeros that rows and columns have on both sides, and (left, right, top, bottom) beyond: ``F.pad``'s.
+
+    >>> split_padding(((1, 1), (1, 2)))
+    ((1, 1), (0, 1, 0, 0))
+    """
+    (top, bottom), (left, right) = padding
+    rows, columns = min(top, bottom), min(left, right)
+    return (rows, columns), (left - columns, right - columns, top - rows, bottom - rows)
+
+
 def factors_problem(spatial: Sequence[int], pointwise: Sequence[int]) -> str | None:
     """Why two shapes are not those of a separable layer's factors; None where they are.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ceconv_convert.kernel.expand import expand_cyclic, expand_lifting, fold
 from ceconv_convert.kernel.rotation_major import flatten_rotations, unflatten_rotations
-from ceconv_convert.kernel.spec import normalize_padding, normalize_pair
+from ceconv_convert.kernel.spec import normalize_padding, normalize_pair, split_padding
 from ceconv_convert.training.fourier_convolution import (
     Transforms,
     fourier_convolution,
@@ -60,10 +60,8 @@ class FastLayer(nn.Module):
 
     def _convolve(self, features: Tensor, weight: Tensor) -> Tensor:
         kernel, stride = normalize_pair(self.kernel_size), normalize_pair(self.stride)
-        (top, bottom), (left, right) = normalize_padding(self.padding, kernel, stride)
-        padding = (min(top, bottom), min(left, right))
-        if top != bottom or left != right:
-            excess = (left - padding[1], right - padding[1], top - padding[0], bottom - padding[0])
+        padding, excess = split_padding(normalize_padding(self.padding, kernel, stride))
+        if any(excess):
             features = F.pad(features, excess)
         bias = None if self.bias is None else self.bias.to(features.dtype)
         if self.fast_form == "fourier":
