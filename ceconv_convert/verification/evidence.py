@@ -202,30 +202,26 @@ def gather(
     networks = make_networks(model, find_layers(model) if found is None else found)
     examples = Examples(networks, seed)
     shape, batches = _choose_inputs(examples, input_shape, data)
-    user_runs = [partial(networks.run, batch) for batch in batches]
     small, fixed_size = _small_shape(examples, shape)
     shapes = _random_shapes(shape, small, other_size(small) if fixed_size is None else None)
-    runs = (*(partial(_random_example, examples, each, small) for each in shapes), *user_runs)
+    runs = [partial(_random_example, examples, each, small) for each in shapes]
+    runs += [partial(networks.run, batch) for batch in batches]
     everything: list[Example] = []
     for run in runs:
         everything.append(run())
         if progress is not None:
             progress(len(everything), len(runs))
-    random, user = everything[: len(shapes)], everything[len(shapes) :]
+    random, user = tuple(everything[: len(shapes)]), tuple(everything[len(shapes) :])
     if not any(output.numel() for example in everything for output in example.original.outputs):
         raise VerificationError("the original gives no numbers, and nothing can be compared with it")
     traced = next(example for example in random if example.input.shape == (1, *small))
-    hue_rotation = rotate_hue(traced)
+    hue = rotate_hue(traced)
     random[-2].check_repeatable()  # two images
     for example in everything:
         example.check_original()
     if labels is not None:
         decide([example.original.outputs for example in user], labels)  # raises where one is no class
-    trace = Trace(traced)
-    return Evidence(
-        *(examples, shape, small, fixed_size, tuple(random), tuple(user)),
-        *(labels, trace, hue_rotation),
-    )
+    return Evidence(examples, shape, small, fixed_size, random, user, labels, Trace(traced), hue)
 
 
 def _choose_inputs(

@@ -31,9 +31,9 @@ from ceconv_convert.errors import FOREIGN_FAILURES, VerificationError, first_lin
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.surgery import copy_model
-from ceconv_convert.verification.memory import BoundedMemory, TooLargeError
+from ceconv_convert.verification.memory import TooLargeError
 from ceconv_convert.verification.outputs import Recording, record, run_module
-from ceconv_convert.verification.shapes import as_text, device_of, dtype_of
+from ceconv_convert.verification.shapes import as_text, bounded_memory, device_of, dtype_of
 from ceconv_convert.verification.tolerance import MULTIPLE, distance, largest, relative_tolerance
 
 _STORED_EPS = 2**8
@@ -82,15 +82,11 @@ class Networks:
             TooLargeError: where it would take too much memory, if ``bounded``.
             VerificationError: where the reference does not run.
         """
-        tensors = (*self.original.parameters(), *self.original.buffers())
-        bound = BoundedMemory(x, sum(tensor.nbytes for tensor in tensors)) if bounded else nullcontext()
         try:
-            with bound:
+            with bounded_memory(self.original, x) if bounded else nullcontext():
                 original = record(self.original, x, names)
-        except TooLargeError as error:
-            raise TooLargeError(f"on inputs of shape {as_text(x.shape[1:])} the network {error}") from error
-        except VerificationError:
-            raise  # outputs that cannot be compared
+        except (TooLargeError, VerificationError):  # the latter: outputs that cannot be compared
+            raise
         except FOREIGN_FAILURES as error:
             raise NotRunningError(as_text(x.shape), first_line(error)) from error
         try:

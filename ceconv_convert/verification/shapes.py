@@ -1,7 +1,8 @@
 """Input shapes that a network runs on, and seeded random inputs of them."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -127,15 +128,25 @@ def fits(shape: Sequence[int], declared: Sequence[int | None]) -> bool:
     return len(shape) == len(declared) and all(axis in (None, size) for size, axis in pairs)
 
 
-def failure_on(model: nn.Module, shape: Shape) -> str | None:
-    """Why ``model`` does not run on two inputs of zeros, or None; TooLargeError where memory is why."""
+@contextmanager
+def bounded_memory(model: nn.Module, x: Tensor) -> Iterator[None]:
+    """While ``model`` runs on ``x``, an operator that would take too much memory raises TooLargeError."""
     held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     try:
-        x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
-        with torch.no_grad(), BoundedMemory(x, held):
-            model(x)
+        with BoundedMemory(x, held):
+            yield
     except TooLargeError as error:
-        raise TooLargeError(f"on inputs of shape {as_text(shape)} the network {error}") from error
+        raise TooLargeError(f"on inputs of shape {as_text(x.shape[1:])} the network {error}") from error
+
+
+def failure_on(model: nn.Module, shape: Shape) -> str | None:
+    """Why ``model`` does not run on two inputs of zeros, or None; TooLargeError where memory is why."""
+    try:
+        x = torch.zeros(2, *shape, dtype=dtype_of(model), device=device_of(model))
+        with torch.no_grad(), bounded_memory(model, x):
+            model(x)
+    except TooLargeError:
+        raise
     except FOREIGN_FAILURES as error:
         return first_line(error)
     return None
