@@ -1,7 +1,6 @@
 """A converted module → an ONNX file of standard operators."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -91,10 +90,14 @@ def write_onnx(
     )
     graph = captured.model.graph
     if symbolic:
-        with _export_errors("the graph cannot be compiled"), quiet():
-            layers = layers_as_exported(symbolic, example)
-            compiled = compile_graph(captured.model, layers, form=form, block=block)
-            convert_version(captured.model, opset, fallback=True)
+        layers = layers_as_exported(symbolic, example)
+        try:
+            with quiet():
+                compiled = compile_graph(captured.model, layers, form=form, block=block)
+                convert_version(captured.model, opset, fallback=True)
+        except EXPORT_FAILURES as error:
+            problem = f"the graph cannot be compiled: {type(error).__name__}: {explain(error, _HINT)}"
+            raise ExportError(problem) from error
         boundaries = compiled.boundaries
     else:
         names = [name for name, layer in module.named_modules() if isinstance(layer, TargetLayer)]
@@ -113,14 +116,6 @@ def write_onnx(
     captured.model.metadata_props[LAYERS] = boundaries_as_text(graph, boundaries)
     save_graph(captured.model, path)
     return Exported(captured.fixed, compiled, wrapper_prefix(model), captured.assumptions)
-
-
-@contextmanager
-def _export_errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except EXPORT_FAILURES as error:
-        raise ExportError(f"{what}: {type(error).__name__}: {explain(error, _HINT)}") from error
 
 
 def save_graph(model: ir.Model, path: Path) -> None:
