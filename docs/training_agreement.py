@@ -28,7 +28,7 @@ from ceconv_convert.training.fast_layer import set_form
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "fixtures"))
-from train_color_digits import TEST_IMAGES, colored_digits, network, to_input  # noqa: E402
+from train_color_digits import TEST_IMAGES, colored_digits, network, to_input, train  # noqa: E402
 
 SEEDS = range(5)
 COLORS = {"published": "#111111", "accelerated": "#d95f02", "Conv3d": "#1f78b4"}
@@ -46,24 +46,6 @@ def forms(model: nn.Module) -> dict[str, nn.Module]:
         if isinstance(layer, CEConv2d):  # not by size, as accelerate does: the Fourier form is to be compared
             set_form(layer, "fourier" if layer.in_rotations > 1 else "direct")
     return {"published": model, "accelerated": accelerated, "Conv3d": convert(model)}
-
-
-def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int, seed: int) -> list[float]:
-    """The loss of each step."""
-    torch.manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=1e-3)
-    steps = epochs * -(-len(x) // 64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
-    losses = []
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(64):
-            loss = F.cross_entropy(model(x[rows]), y[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-    return losses
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -88,7 +70,8 @@ def main(*, quick: bool) -> None:
         for seed in SEEDS if not quick else range(1):
             torch.manual_seed(seed)
             for name, model in forms(build()).items():
-                losses = train(model.train(), x[TEST_IMAGES:], y[TEST_IMAGES:], epochs, seed)
+                torch.manual_seed(seed)
+                losses = train(model, x[TEST_IMAGES:], y[TEST_IMAGES:], epochs)
                 found[name].append(accuracy(model, x[:TEST_IMAGES], y[:TEST_IMAGES]))
                 smooth = torch.tensor(losses).unfold(0, 8, 4).mean(1)
                 axis.plot(range(0, 4 * len(smooth), 4), smooth, color=COLORS[name], linewidth=0.7, alpha=0.7)
