@@ -96,6 +96,7 @@ def test_agrees_in_float64_to_1e_12(golden):
     assert relative(layer(golden.input.double()), golden.output_float64) <= 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_those_of_numbers_nearby(monkeypatch, kind, way):

@@ -37,6 +37,7 @@ def train(model, data, optimizer=None):
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch._dynamo's own
 def test_compiles_without_a_graph_break_before_and_after():
     published, accelerated = network(), network()
@@ -94,6 +95,7 @@ class Live:
         return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [16, 48])
 @pytest.mark.parametrize("rotations", [3, 6])
 @pytest.mark.parametrize("separable", [True, False])

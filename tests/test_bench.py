@@ -145,6 +145,7 @@ def test_every_output_counts_and_what_is_not_finite_is_null():
     assert [row["error"] is None for row in data["rows"]] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_said(tmp_path):
     def refusing(y):
         if len(y) > 2:

@@ -61,6 +61,7 @@ class DataDependent(nn.Module):
 LARGE["a size out of the data"] = DataDependent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", LARGE.values(), ids=LARGE)
 @pytest.mark.parametrize("order", ["before", "behind"])
 @pytest.mark.parametrize("shape", [None, (3, 32, 32)])
@@ -144,6 +145,7 @@ def test_the_limit_grows_with_the_weights_that_are_there(monkeypatch):
         inputs.failure_on(nn.ReLU(), (8,))
 
 
+@pytest.mark.slow
 def test_a_network_of_the_size_of_the_published_ones_is_run():
     """A ResNet152 of width 64 as torch counts it, on the meta device: a real one takes ten seconds."""
     with torch.device("meta"):
@@ -212,6 +214,7 @@ def test_shared_modules_and_deep_networks_are_walked():
         check_skeleton(ResNet(Bottleneck, [3, 8, 36, 3], [37, 74, 148, 296], 1000, 3, True, separable=True))
 
 
+@pytest.mark.slow
 def test_more_modules_than_anybody_walks():
     with pytest.raises(UnreadableInputError, match="too many paths to its 10002 modules"):
         check_skeleton(nn.Sequential(*(nn.Identity() for _ in range(10_001))))

@@ -238,6 +238,7 @@ def test_a_storage_shorter_than_its_tensor(tmp_path):
         load(tmp_path / "a.pt")
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_keys(tmp_path):
     one = torch.ones(1)
     torch.save({f"key{index}": one for index in range(100_000)}, tmp_path / "a.pt")

@@ -68,6 +68,7 @@ def test_dry_run_prints_the_table_and_stops(run, folder):
     assert names(folder) == []
 
 
+@pytest.mark.slow
 def test_quiet_leaves_the_verdict(run, folder):
     code, out, err = run(GOLDEN_SEQUENTIAL, "-o", "a.pt", "-o", "a.onnx", "--quiet")
     assert (code, err) == (0, "")

@@ -131,6 +131,7 @@ def test_what_is_left_of_a_resnet(tmp_path, channels, slices):
     assert fired["form_regions"] >= relus + blocks + 2
 
 
+@pytest.mark.slow
 def test_channel_padding_is_zero(tmp_path):
     model = shake(small_network()).eval()
     made = written(tmp_path / "a.onnx", model, form="fourier", processor="avx2")
@@ -149,6 +150,7 @@ def test_channel_padding_is_zero(tmp_path):
     assert padding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "folded"),
     [
@@ -168,6 +170,7 @@ def test_which_norms_are_folded(tmp_path, after, folded):
     check_exact(model, in_onnx_runtime(tmp_path / "a.onnx"), torch.randn(2, 3, 16, 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shortcut", "folded"),
     [
@@ -185,6 +188,7 @@ def test_a_norm_behind_a_residual_addition(tmp_path, shortcut, folded):
     check_exact(model, in_onnx_runtime(tmp_path / "a.onnx"), torch.randn(2, 3, 16, 16))
 
 
+@pytest.mark.slow
 def test_a_norm_of_what_is_taken_twice_stays(tmp_path):
     class Twice(nn.Module):
         def __init__(self):
@@ -323,6 +327,7 @@ def test_the_compiler_can_be_caught_in_a_lie(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_same_bytes_every_time(tmp_path):
     for name in ("a", "b"):
         written(tmp_path / f"{name}.onnx", small_network(), processor="avx2")

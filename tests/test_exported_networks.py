@@ -128,6 +128,7 @@ def test_every_form_takes_it(tmp_path, name):
         assert height.dim_param == "height"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OVER_SPACE)
 def test_reductions_over_space_are_rotation_major(tmp_path, name):
     torch.manual_seed(0)
@@ -182,6 +183,7 @@ def test_a_note_that_is_not_of_this_graph_ends_in_a_verdict(tmp_path, key, fails
     assert len(verdict.layers) < 3 or fails
 
 
+@pytest.mark.slow
 def test_a_value_that_is_no_tensor(tmp_path):
     model = after(lambda m, y: torch.cat(y.split(8, 3)[::-1], 3))
     with pytest.warns(UserWarning, match="height and width are fixed"):

@@ -24,6 +24,7 @@ def every(count, of, start):
     return bits[start :: max(1, len(bits) // count)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*pickle protocol")
 @pytest.mark.parametrize("start", range(3))
 @pytest.mark.parametrize("write", [flips.as_torch_does, flips.as_python_does])

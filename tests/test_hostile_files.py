@@ -206,6 +206,7 @@ def test_memory_and_time_are_bounded(tmp_path, build):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", FILES, ids=lambda path: path.name)
 def test_damaged_copies_of_every_container_are_errors_or_harmless(tmp_path, source):
     """Bytes flipped, cut out and zeroed: an error of the family, or the very same network.

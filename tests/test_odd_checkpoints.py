@@ -130,6 +130,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("state", "groups"), ODD.values(), ids=ODD)
 def test_an_optimizer_that_fits_no_parameters_is_dropped_with_a_line(tmp_path, state, groups):
     model, _ = trained()
@@ -259,6 +260,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 def test_a_tensor_that_cannot_be_is_no_error_of_torchs(tmp_path, build, change):

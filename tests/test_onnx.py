@@ -102,12 +102,14 @@ def test_an_opset_that_cannot_be_had_is_an_error(tmp_path, opset, sentence):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_circular_padding_is_slices_and_a_concat(tmp_path):
     model = nn.Sequential(CEConv2d(3, 3, 2, 2, 3))
     path = exported(tmp_path, model, form="conv3d", input_shape=(2, 3, 9, 9))
     assert [node.op_type for node in onnx.load(path).graph.node] == ["Slice", "Slice", "Concat", "Conv"]
 
 
+@pytest.mark.slow
 def test_nothing_of_this_machine_is_in_the_file(tmp_path):
     path = exported(tmp_path, small_network())
     assert b"site-packages" not in path.read_bytes()
@@ -139,6 +141,7 @@ def test_several_outputs_are_numbered(tmp_path):
     assert [value.name for value in onnx.load(path).graph.output] == ["output_0", "output_1"]
 
 
+@pytest.mark.slow
 def test_a_model_converted_already_is_exported_as_it_is(tmp_path):
     model = small_network()
     path = exported(tmp_path, convert(model))
@@ -147,6 +150,7 @@ def test_a_model_converted_already_is_exported_as_it_is(tmp_path):
         export_onnx(nn.Conv2d(3, 2, 3), tmp_path / "other.onnx")
 
 
+@pytest.mark.slow
 def test_training_mode_is_not_exported_and_not_touched(tmp_path):
     model = small_network().train()
     path = exported(tmp_path, model)
@@ -178,6 +182,7 @@ def test_a_network_that_cannot_be_exported(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_existing_file_stays_without_force(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_text("precious")

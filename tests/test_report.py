@@ -126,6 +126,7 @@ def nan_in(layer):
     layer.weight.view(-1)[0] = float("nan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -167,6 +168,7 @@ def test_a_network_that_gives_nan_is_reported(run, folder):
     assert "<svg" in (folder / "r.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_candidate_with_other_outputs_has_a_report(run, folder):
     model = small_network()
     torch.save(model, "a.pt")
@@ -190,6 +192,7 @@ def test_layers_without_a_number_are_crossed_at_the_edge():
     assert "nan" not in re.sub("<style.*?</style>", "", crossed, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["$\\frac$.pt", "a$b", "_hidden", "日本", "b\udcff.pt", "\x00\x1b\n", "x" * 300, "--><script>"]
 )
@@ -216,6 +219,7 @@ def test_any_curves_can_be_drawn(curves):
     )
 
 
+@pytest.mark.slow
 def test_the_name_of_a_source_may_be_no_text(run, folder):
     source = os.fsdecode(b"a\xff.pt")
     torch.save(small_network(), source)

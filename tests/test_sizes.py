@@ -114,6 +114,7 @@ def test_what_cannot_be_dynamic_is_fixed_with_the_reason(tmp_path, function, for
 SPECIAL = (halved_when_square, halved_alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", SPECIAL, ids=lambda function: function.__name__)
 def test_what_the_example_cannot_show_is_right_where_it_is_judged(tmp_path, function):
     """Equal sizes, or a single image, are cases of their own: other inputs show what the file does there."""
@@ -125,6 +126,7 @@ def test_what_the_example_cannot_show_is_right_where_it_is_judged(tmp_path, func
     assert relative(OnnxRunner(path)(x)[0], model(x)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_network_without_branches_stays_dynamic(tmp_path, recwarn):
     assert export_onnx(small_network(), tmp_path / "a.onnx").passed
     assert not recwarn.list
@@ -177,6 +179,7 @@ def test_assumptions_are_what_the_forward_pass_looked_at():
     assert all("batch" not in assumption.axes for assumption in fixed.assumptions)
 
 
+@pytest.mark.slow
 def test_violations_are_near_and_small():
     captured = capture(Sized(halved_when_wide).eval(), torch.randn(2, 3, 32, 32), 18, fixed={})
     wide = next(each for each in captured.assumptions if str(each) == "width <= 34")

@@ -340,6 +340,7 @@ def test_lazy_modules_are_named():
         verify(model, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "factor"), [(torch.bfloat16, 1.06), (torch.float16, 1.01)])
 @pytest.mark.parametrize("layer", ["0", "4", "7"])
 @EVERY_FORM
