@@ -66,6 +66,7 @@ def _run(written: list[Path]) -> int:
     if isinstance(job, int):  # help, the version or completions were printed
         return job
     terminal = Terminal(quiet=job.quiet)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages: torch clears weights for half the time
     with terminal.progress("loading torch"):
         from ceconv_convert.cli.run import run
     return PASSED if run(job, terminal, written) else FAILED

@@ -10,6 +10,7 @@ import io
 import os
 import pickletools
 import shutil
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -122,7 +123,8 @@ def read_pickle(path: Path, allow: Iterable[str] = (), *, unsafe: bool = False) 
 
 
 def _load(file: io.BytesIO, path: Path, *, weights_only: bool) -> object:
-    with reading(path, _KIND):
+    with reading(path, _KIND), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that torch checks sparse tensors, say
         found: object = torch.load(file, map_location="cpu", weights_only=weights_only)
         if _is_legacy(file) and file.read(1):
             # A storage may have been read short, and left with uninitialized memory.

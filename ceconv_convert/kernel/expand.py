@@ -30,7 +30,10 @@ def expand_cyclic(weight: Tensor, out_rotations: int) -> Tensor:
     >>> expand_cyclic(torch.arange(3.0).view(1, 1, 3, 1, 1), 4).squeeze().int().tolist()
     [[0, 1, 2], [2, 0, 1], [1, 2, 0], [0, 1, 2]]
     """
-    return torch.stack([weight.roll(r, dims=2) for r in range(out_rotations)], dim=1)
+    rotations = weight.shape[2]
+    twice = torch.cat([weight, weight], dim=2)
+    starts = [rotations - r % rotations for r in range(out_rotations)]
+    return torch.stack([twice.narrow(2, start, rotations) for start in starts], dim=1)
 
 
 def fold(expanded: Tensor) -> Tensor:
