@@ -1,11 +1,15 @@
 """A measurement as a table."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ceconv_convert.bench.measure import Bench
 from ceconv_convert.verification.shapes import as_text
+
+if TYPE_CHECKING:  # reports without a measurement do not wait for onnx
+    from ceconv_convert.bench.measure import Bench
 
 _UNSTEADY = 0.25  # of the median: where the middle half of the runs is wider, the times mean little
 _RUNTIMES = {"onnx": "ONNX Runtime", "torch": "PyTorch eager"}

@@ -1,12 +1,15 @@
-"""Candidates with their verdicts: what a run converts and writes, or a file that exists."""
+"""Candidates with their verdicts: what a run converts and writes, or a file that exists.
+
+What needs onnx is imported where it is needed: no other run waits for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from ceconv_convert.checkpoint.container import is_checkpoint
@@ -23,17 +26,15 @@ from ceconv_convert.files.staging import Staging
 from ceconv_convert.files.system import name_of
 from ceconv_convert.forms.table import FORMS, form_named
 from ceconv_convert.kernel.spec import CyclicSpec
-from ceconv_convert.onnx.deliver import chosen_row, exportable, note_record, write_judged_onnx
-from ceconv_convert.onnx.export import Exported
-from ceconv_convert.onnx.judge_file import judge_onnx
-from ceconv_convert.onnx.passes.choose import choices_as_lines
-from ceconv_convert.onnx.runtime import CONVOLVED, OnnxRunner
 from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.surgery import copy_model
-from ceconv_convert.verification.evidence import Evidence, gather
+from ceconv_convert.verification.evidence import Evidence
 from ceconv_convert.verification.judge import judge_module
 from ceconv_convert.verification.shapes import failure_on
 from ceconv_convert.verification.verdict import Verdict, verdict_summary
+
+if TYPE_CHECKING:
+    from ceconv_convert.onnx.export import Exported
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,26 +59,12 @@ class RunContext:
         else:
             form = form or self.plan.form
         if exported is not None:
+            from ceconv_convert.onnx.deliver import chosen_row
+
             rows = tuple(chosen_row(row, exported) for row in rows)
         summary = None if verdict is None else verdict_summary(verdict)
         layers = [row.as_data() for row in rows]
         return provenance.record(name_of(self.source.path), self.source.sha256, form, layers, summary)
-
-    def for_onnx(self, *files: Path) -> RunContext:
-        """In float32, if ONNX Runtime does not convolve in the model's dtype; a line on each of ``files``."""
-        evidence, terminal = self.evidence, self.terminal
-        if evidence.dtype in CONVOLVED:
-            return self
-        reason = f"since ONNX Runtime's CPU provider does not convolve in {str(evidence.dtype)[6:]}"
-        for file in files:
-            terminal.line(f"{file}: in float32, {reason}")
-        data, labels = torch.cat(evidence.data) if evidence.data else None, evidence.labels
-        with terminal.progress("running the original in float32"):
-            model = copy_model(self.model).float()
-            single = gather(
-                model, evidence.shape, found=self.found, seed=self.job.seed, data=data, labels=labels
-            )
-        return replace(self, model=model, evidence=single)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +99,9 @@ def convert_run(context: RunContext, staging: Staging) -> list[Candidate]:
             else:
                 save_module(network, staged, record)
     if job.onnx_outputs:
-        context = context.for_onnx(*job.onnx_outputs)
-        candidates += [_export(context, output, staging.path_for(output)) for output in job.onnx_outputs]
+        from ceconv_convert.cli.onnx_candidates import export_all
+
+        candidates += export_all(context, {output: staging.path_for(output) for output in job.onnx_outputs})
     return candidates
 
 
@@ -121,10 +109,9 @@ def verify_run(context: RunContext, path: Path) -> list[Candidate]:
     """Judge an ONNX file, or a file that holds a module or its weights."""
     job, terminal, name = context.job, context.terminal, name_of(path)
     if path.suffix == ONNX_SUFFIX:
-        evidence = context.for_onnx(path).evidence
-        with terminal.progress(f"judging {name}") as progress:
-            verdict = judge_onnx(evidence, path, progress=progress)
-        return [Candidate(verdict, _runner(path, evidence))]
+        from ceconv_convert.cli.onnx_candidates import judge_one
+
+        return [judge_one(context, path)]
     with terminal.progress(f"reading {name}"):
         source = read_source(path, job.allow, unsafe=job.unsafe)
         forms = {
@@ -142,11 +129,6 @@ def _judge_module(context: RunContext, name: str, network: nn.Module) -> Candida
     return Candidate(verdict, network)
 
 
-def _runner(path: Path, evidence: Evidence) -> Callable[[Tensor], object]:
-    runner = OnnxRunner(path)
-    return lambda x: runner(x.to(evidence.dtype))
-
-
 def _migrate(context: RunContext, network: nn.Module) -> Migrated | None:
     """The checkpoint around the weights; None where the source is none, or the form is kept in none."""
     if context.job.module_form != "conv3d" or not is_checkpoint(context.source):
@@ -156,25 +138,3 @@ def _migrate(context: RunContext, network: nn.Module) -> Migrated | None:
     migrated = migrate_content(context.source, hidden=[name for layer in layers for name in layer.names])
     check_same(migrated, network)
     return migrated
-
-
-def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
-    """Write an ``.onnx`` output."""
-    job, evidence, form = context.job, context.evidence, context.job.onnx_form
-    with context.terminal.progress("exporting to ONNX and running it"):
-        exported, verdict = write_judged_onnx(
-            evidence,
-            exportable(context.model, form, context.found),
-            staged,
-            form=form,
-            opset=job.opset,
-            processor=job.processor,
-        )
-        if verdict.passed:
-            note_record(staged, context.record(verdict, form, exported))
-    notes = [*exported.notes, *choices_as_lines(exported.compiled.choices)]
-    if evidence.data and "size" in exported.fixed and evidence.data[0].shape[1:] != evidence.shape:
-        notes.append("not judged on the user's inputs, which are of another size")
-    for note in notes:
-        context.terminal.line(f"{output}: {note}")
-    return Candidate(verdict, _runner(staged, evidence), exported=exported)

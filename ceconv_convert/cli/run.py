@@ -4,39 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
-from ceconv_convert.bench.bench_table import HEADINGS, bench_as_lines, row_as_texts
-from ceconv_convert.bench.measure import Bench, cores, measure, provider_named
 from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.load import build_network
 from ceconv_convert.cli.candidates import Candidate, RunContext, convert_run, verify_run
 from ceconv_convert.cli.options import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
-from ceconv_convert.conversion.convert import check_plan, replace_layers
+from ceconv_convert.conversion.convert import check_plan
 from ceconv_convert.conversion.find import FoundLayer, find_layers
-from ceconv_convert.conversion.plan import aligned_lines, bytes_as_text, plan_layers
-from ceconv_convert.errors import BenchError, OutputError, first_line
+from ceconv_convert.conversion.plan import bytes_as_text, plan_layers
+from ceconv_convert.errors import OutputError
 from ceconv_convert.files.source import files_of, read_source, sha256_of
 from ceconv_convert.files.staging import Staging, check_outputs, signals_held
 from ceconv_convert.files.system import name_of
-from ceconv_convert.forms.table import AUTO, FORMS
-from ceconv_convert.onnx.deliver import exportable
-from ceconv_convert.onnx.export import write_onnx
-from ceconv_convert.onnx.onnx_files import onnx_files
-from ceconv_convert.onnx.runtime import CONVOLVED
+from ceconv_convert.forms.table import AUTO
 from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.report.write import make_report, write_report
-from ceconv_convert.surgery import copy_model
 from ceconv_convert.user_inputs import read_inputs
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.hue_sweep import hue_circle
-from ceconv_convert.verification.shapes import as_text, random_input
+from ceconv_convert.verification.shapes import as_text
 from ceconv_convert.verification.verdict import verdict_as_line
+
+if TYPE_CHECKING:
+    from ceconv_convert.bench.measure import Bench
 
 
 def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
@@ -76,13 +70,18 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
     if job.dry_run:
         return True
     context = RunContext(job, terminal, source, model, found, plan, _gather(job, model, found, terminal))
-    provider = _bench_provider(context) if job.bench else None
+    bench = None
+    if job.bench:
+        from ceconv_convert.cli.bench_run import bench_provider, run_bench
+
+        provider = bench_provider(context)
     with Staging(read, force=job.force) as staging:
         converted = job.converted  # before this run
         candidates = convert_run(context, staging) if converted is None else verify_run(context, converted)
         verdicts = [candidate.verdict for candidate in candidates]
         passed = all(verdicts)
-        bench = _bench(context, provider) if passed and provider is not None else None
+        if passed and job.bench:
+            bench = run_bench(context, provider)
         if not passed:
             staging.discard()
         if job.reports:
@@ -105,7 +104,12 @@ def _files_read(job: Job) -> tuple[Path, ...]:
     """
     files = files_of(job.model)
     if job.converted is not None:
-        files += onnx_files(job.converted) if job.converted.suffix == ONNX_SUFFIX else files_of(job.converted)
+        if job.converted.suffix == ONNX_SUFFIX:
+            from ceconv_convert.onnx.onnx_files import onnx_files
+
+            files += onnx_files(job.converted)
+        else:
+            files += files_of(job.converted)
     if job.inputs is not None and job.inputs.is_dir():
         files += (*job.inputs.glob("*"), *job.inputs.glob("*/*"))  # no deeper: links may lead in a circle
     elif job.inputs is not None and job.inputs.exists():  # its reader says what is missing
@@ -133,47 +137,6 @@ def _gather(job: Job, model: nn.Module, found: Sequence[FoundLayer], terminal: T
     for line in evidence.explain():
         terminal.line(line)
     return evidence
-
-
-def _bench_provider(context: RunContext) -> str:
-    """The full name of the provider; BenchError where the network cannot be measured with it here."""
-    dtype, threads = context.evidence.dtype, context.job.threads
-    if dtype not in CONVOLVED:
-        raise BenchError(f"ONNX Runtime does not convolve in {dtype}: measure model.float() instead")
-    if threads is not None and threads > cores():  # that would measure the scheduler
-        raise BenchError(f"--threads {threads} is more than the {cores()} cores here")
-    return provider_named(context.job.provider)
-
-
-def _bench(context: RunContext, provider: str) -> Bench:
-    """Time the original and every form, as ONNX files and as PyTorch modules."""
-    job, evidence, terminal, found = context.job, context.evidence, context.terminal, context.found
-    try:
-        x = random_input((job.batch, *evidence.shape), job.seed, evidence.dtype, torch.device("cpu"))
-    except RuntimeError as error:  # torch's for too little memory too
-        raise BenchError(f"a batch of {job.batch} cannot be made: {first_line(error)}") from error
-    original = copy_model(context.model).eval()
-    with TemporaryDirectory() as folder:
-        fixed = {} if evidence.fixed_size is None else {"size": evidence.fixed_size}
-        export = partial(write_onnx, opset=job.opset, fixed=fixed, processor=job.processor)
-        files = {form: Path(folder) / f"{form}.onnx" for form in ("original", *FORMS, AUTO)}
-        with terminal.progress("exporting the candidates") as progress:
-            for done, (form, path) in enumerate(files.items()):
-                network = original if form == "original" else exportable(original, form, found)
-                export(network, path, evidence.export_example, form=form)
-                progress(done + 1, len(files))
-        modules = {"original": original}
-        for form, row in FORMS.items():
-            modules[form] = replace_layers(copy_model(original), found, row.build).eval()
-        with terminal.progress("measuring") as progress:
-            bench = measure(files, modules, x, provider=provider, threads=job.threads, progress=progress)
-    runtimes = {row.runtime for row in bench.rows}
-    fastest = [min(row.seconds for row in bench.rows if row.runtime == each) for each in runtimes]
-    lines = aligned_lines([HEADINGS, *(row_as_texts(vars(row)) for row in bench.rows)], HEADINGS[1:])
-    terminal.table(lines, ("bold" if row.seconds in fastest else "" for row in bench.rows))
-    for line in bench_as_lines(bench):
-        terminal.line(line)
-    return bench
 
 
 def _write_reports(

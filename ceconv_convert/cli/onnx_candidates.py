@@ -1,0 +1,77 @@
+"""ONNX files as candidates: exported from the original and judged, or one that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ceconv_convert.cli.candidates import Candidate, RunContext
+from ceconv_convert.files.system import name_of
+from ceconv_convert.onnx.deliver import exportable, note_record, write_judged_onnx
+from ceconv_convert.onnx.judge_file import judge_onnx
+from ceconv_convert.onnx.passes.choose import choices_as_lines
+from ceconv_convert.onnx.runtime import CONVOLVED, OnnxRunner
+from ceconv_convert.surgery import copy_model
+from ceconv_convert.verification.evidence import Evidence, gather
+
+
+def export_all(context: RunContext, files: Mapping[Path, Path]) -> list[Candidate]:
+    """Write every ``.onnx`` output to the path where it is staged."""
+    context = _in_convolved_dtype(context, *files)
+    return [_export(context, output, staged) for output, staged in files.items()]
+
+
+def judge_one(context: RunContext, path: Path) -> Candidate:
+    """Judge a file that exists."""
+    evidence = _in_convolved_dtype(context, path).evidence
+    with context.terminal.progress(f"judging {name_of(path)}") as progress:
+        verdict = judge_onnx(evidence, path, progress=progress)
+    return Candidate(verdict, _runner(path, evidence))
+
+
+def _in_convolved_dtype(context: RunContext, *files: Path) -> RunContext:
+    """In float32, if ONNX Runtime does not convolve in the model's dtype; a line on each of ``files``."""
+    evidence, terminal = context.evidence, context.terminal
+    if evidence.dtype in CONVOLVED:
+        return context
+    reason = f"since ONNX Runtime's CPU provider does not convolve in {str(evidence.dtype)[6:]}"
+    for file in files:
+        terminal.line(f"{file}: in float32, {reason}")
+    data, labels = torch.cat(evidence.data) if evidence.data else None, evidence.labels
+    with terminal.progress("running the original in float32"):
+        model = copy_model(context.model).float()
+        single = gather(
+            model, evidence.shape, found=context.found, seed=context.job.seed, data=data, labels=labels
+        )
+    return replace(context, model=model, evidence=single)
+
+
+def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
+    """Write an ``.onnx`` output."""
+    job, evidence, form = context.job, context.evidence, context.job.onnx_form
+    with context.terminal.progress("exporting to ONNX and running it"):
+        exported, verdict = write_judged_onnx(
+            evidence,
+            exportable(context.model, form, context.found),
+            staged,
+            form=form,
+            opset=job.opset,
+            processor=job.processor,
+        )
+        if verdict.passed:
+            note_record(staged, context.record(verdict, form, exported))
+    notes = [*exported.notes, *choices_as_lines(exported.compiled.choices)]
+    if evidence.data and "size" in exported.fixed and evidence.data[0].shape[1:] != evidence.shape:
+        notes.append("not judged on the user's inputs, which are of another size")
+    for note in notes:
+        context.terminal.line(f"{output}: {note}")
+    return Candidate(verdict, _runner(staged, evidence), exported=exported)
+
+
+def _runner(path: Path, evidence: Evidence) -> Callable[[Tensor], object]:
+    runner = OnnxRunner(path)
+    return lambda x: runner(x.to(evidence.dtype))
