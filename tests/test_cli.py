@@ -19,7 +19,7 @@ from torch import nn
 
 import ceconv_convert
 from ceconv_convert import CEConv2d, convert, load, migrate_state_dict
-from ceconv_convert.cli import candidates
+from ceconv_convert.cli import candidates, onnx_candidates
 from ceconv_convert.cli import main as cli
 from ceconv_convert.forms.table import FORMS
 from ceconv_convert.onnx.export import DEFAULT_OPSET
@@ -123,7 +123,7 @@ def test_a_failed_verdict_writes_nothing(run, folder, monkeypatch):
 
 @pytest.mark.slow
 def test_a_failed_onnx_verdict_writes_nothing_at_all(run, folder, monkeypatch):
-    original = candidates.write_judged_onnx
+    original = onnx_candidates.write_judged_onnx
 
     def damaged(evidence, converted, path, **options):
         converted = convert(load(GOLDEN_SEQUENTIAL))
@@ -131,7 +131,7 @@ def test_a_failed_onnx_verdict_writes_nothing_at_all(run, folder, monkeypatch):
             converted[4].bias[0] += 1
         return original(evidence, converted, path, **options)
 
-    monkeypatch.setattr(candidates, "write_judged_onnx", damaged)
+    monkeypatch.setattr(onnx_candidates, "write_judged_onnx", damaged)
     code, out, _ = run(GOLDEN_SEQUENTIAL, "-o", "a.pt", "-o", "a.onnx")
     assert code == 1
     assert out.splitlines()[-1].startswith("FAIL: a.onnx in ONNX Runtime: layer 4: its error ")
@@ -642,7 +642,9 @@ def test_a_file_in_whatever_dtype_is_judged_on_the_users_inputs_too(run, folder,
     report = json.loads((folder / "r.json").read_text())
     assert len(report["verdicts"]) == 3
     for verdict in report["verdicts"]:
-        further = 0 if verdict["candidate"] == "the conv3d network" else 1 + 1 + 9  # odd sizes, a large batch
+        further = (
+            0 if verdict["candidate"] == "the conv3d network" else 1 + 9
+        )  # odd sizes, in a large batch too
         assert verdict["agreement"]["of"] == 6 + 6 + further
         assert verdict["accuracy"] == {"original": 5, "candidate": 5, "of": 6}
         assert [6, 3, 20, 24] in [case["shape"] for case in verdict["cases"]]

@@ -10,7 +10,7 @@ import torch
 
 from ceconv_convert.bench.bench_table import HEADINGS, bench_as_lines, row_as_texts
 from ceconv_convert.bench.measure import Bench, cores, measure, provider_named
-from ceconv_convert.cli.candidates import RunContext
+from ceconv_convert.cli.context import RunContext
 from ceconv_convert.conversion.convert import replace_layers
 from ceconv_convert.conversion.plan import aligned_lines
 from ceconv_convert.errors import BenchError, first_line

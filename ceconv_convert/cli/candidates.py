@@ -5,75 +5,25 @@ What needs onnx is imported where it is needed: no other run waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 
 from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.load import build_candidate
 from ceconv_convert.checkpoint.migrate import Migrated, check_same, migrate_content, save_migrated
-from ceconv_convert.cli.options import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
+from ceconv_convert.cli.context import Candidate, RunContext
+from ceconv_convert.cli.options import ONNX_SUFFIX, WEIGHTS_SUFFIX
 from ceconv_convert.conversion.convert import replace_layers
-from ceconv_convert.conversion.find import FoundLayer
-from ceconv_convert.conversion.plan import Plan
-from ceconv_convert.files import provenance
 from ceconv_convert.files.provenance import save_module, save_tensors
-from ceconv_convert.files.source import Source, read_source
+from ceconv_convert.files.source import read_source
 from ceconv_convert.files.staging import Staging
 from ceconv_convert.files.system import name_of
 from ceconv_convert.forms.table import FORMS, form_named
 from ceconv_convert.kernel.spec import CyclicSpec
-from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.surgery import copy_model
-from ceconv_convert.verification.evidence import Evidence
 from ceconv_convert.verification.judge import judge_module
 from ceconv_convert.verification.shapes import failure_on
-from ceconv_convert.verification.verdict import Verdict, verdict_summary
-
-if TYPE_CHECKING:
-    from ceconv_convert.onnx.export import Exported
-
-
-@dataclass(frozen=True, eq=False)
-class RunContext:
-    """What the steps of a run share: the job, and the original with its layers, once it has run."""
-
-    job: Job
-    terminal: Terminal
-    source: Source
-    model: nn.Module
-    found: Sequence[FoundLayer]
-    plan: Plan
-    evidence: Evidence
-
-    def record(
-        self, verdict: Verdict | None, form: str | None = None, exported: Exported | None = None
-    ) -> provenance.Record:
-        """The provenance of an output or a report; with the forms that were chosen for an ONNX file."""
-        rows = self.plan.convertible
-        if self.job.verify_only:  # nothing is converted
-            rows = tuple(replace(row, form=None) for row in rows)
-        else:
-            form = form or self.plan.form
-        if exported is not None:
-            from ceconv_convert.onnx.deliver import chosen_row
-
-            rows = tuple(chosen_row(row, exported) for row in rows)
-        summary = None if verdict is None else verdict_summary(verdict)
-        layers = [row.as_data() for row in rows]
-        return provenance.record(name_of(self.source.path), self.source.sha256, form, layers, summary)
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A network that was judged: a module, or a function that runs an ONNX file."""
-
-    verdict: Verdict
-    network: Callable[[Tensor], object]
-    exported: Exported | None = None
 
 
 def convert_run(context: RunContext, staging: Staging) -> list[Candidate]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ceconv_convert.cli.candidates import Candidate, RunContext
+from ceconv_convert.cli.context import Candidate, RunContext
 from ceconv_convert.files.system import name_of
 from ceconv_convert.onnx.deliver import exportable, note_record, write_judged_onnx
 from ceconv_convert.onnx.judge_file import judge_onnx
@@ -73,5 +74,6 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
 
 
 def _runner(path: Path, evidence: Evidence) -> Callable[[Tensor], object]:
-    runner = OnnxRunner(path)
-    return lambda x: runner(x.to(evidence.dtype))
+    """What runs a file; loaded once it runs, for a report's curves."""
+    load = cache(partial(OnnxRunner, path))
+    return lambda x: load()(x.to(evidence.dtype))

@@ -11,7 +11,8 @@ from torch import nn
 
 from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.load import build_network
-from ceconv_convert.cli.candidates import Candidate, RunContext, convert_run, verify_run
+from ceconv_convert.cli.candidates import convert_run, verify_run
+from ceconv_convert.cli.context import Candidate, RunContext
 from ceconv_convert.cli.options import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
 from ceconv_convert.conversion.convert import check_plan
 from ceconv_convert.conversion.find import FoundLayer, find_layers

@@ -79,16 +79,17 @@ def write_judged_onnx(
             converted, path, evidence.export_example, opset=opset, fixed=fixed, form=form, processor=processor
         )
         check_file(path)
-        wrong = _wrong_axes(evidence, exported.assumptions, path)
+        run = OnnxRunner(path)
+        wrong = _wrong_axes(evidence, exported.assumptions, run, name_of(path))
         if not wrong:
-            verdict = judge_onnx(evidence, path)
+            verdict = judge_onnx(evidence, path, run)
             if verdict.passed:
                 return exported, verdict
             failed = failed or (exported, verdict)
             wrong = _suspected_axes(verdict, exported.fixed)
         new = {axis: reason for axis, reason in wrong.items() if axis not in exported.fixed}
         if not new:
-            return failed or (exported, judge_onnx(evidence, path))
+            return failed or (exported, judge_onnx(evidence, path, run))
         fixed = {**exported.fixed, **{axis: f"since with a dynamic {axis} {new[axis]}" for axis in new}}
 
 
@@ -100,9 +101,10 @@ def note_record(path: Path, record: provenance.Record) -> None:
         file.write(note.SerializeToString())  # what is appended to a protobuf is merged into it
 
 
-def _wrong_axes(evidence: Evidence, assumptions: Sequence[Assumption], path: Path) -> dict[str, str]:
+def _wrong_axes(
+    evidence: Evidence, assumptions: Sequence[Assumption], run: OnnxRunner, name: str
+) -> dict[str, str]:
     """The axes of the first assumption that fails where the network runs and the file is wrong, and how."""
-    run = OnnxRunner(path)
     tried: list[Shape] = []
     for assumption in assumptions:
         if any(not assumption.holds(_sizes(shape)) for shape in tried):
@@ -115,7 +117,7 @@ def _wrong_axes(evidence: Evidence, assumptions: Sequence[Assumption], path: Pat
         shape = tuple(example.input.shape)
         tried.append(shape)
         there = replace(evidence, random=(example,), user=(), labels=None)
-        problem = judge(there, run, name_of(path)).problem
+        problem = judge(there, run, name).problem
         if problem is not None:
             reason = f"it is wrong unless {assumption}: at {as_text(shape)} {problem}"
             return {"batch" if axis == "batch" else "size": reason for axis in assumption.axes}

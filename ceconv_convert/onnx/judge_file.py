@@ -25,8 +25,10 @@ from ceconv_convert.verification.verdict import LayerCheck, Verdict
 _LARGE_BATCH = 9
 
 
-def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> Verdict:
-    """Judge an ONNX file in ONNX Runtime.
+def judge_onnx(
+    evidence: Evidence, path: Path, run: OnnxRunner | None = None, *, progress: Progress | None = None
+) -> Verdict:
+    """Judge an ONNX file in ONNX Runtime; ``run`` is a session of it, if there is one.
 
     A file of fixed size or batch is judged on inputs of that; one of dynamic axes on odd sizes and a larger
     batch too, where the network runs on them.
@@ -36,7 +38,7 @@ def judge_onnx(evidence: Evidence, path: Path, *, progress: Progress | None = No
             dtype of the original.
     """
     check_dtype(evidence.dtype)
-    run = OnnxRunner(path)
+    run = run or OnnxRunner(path)
     evidence = _with_fitting_inputs(evidence, run.shape)
     x = evidence.trace.example.input
     boundaries = boundaries_of(run.texts)
@@ -57,7 +59,8 @@ def _with_fitting_inputs(evidence: Evidence, declared: Sequence[int | None]) -> 
     evidence = evidence.fitting(declared)
     half, larger = odd_sizes(evidence.small)
     further: list[Example] = []
-    for shapes in ([(1, *half)], [(1, *larger)], [(_LARGE_BATCH, *half), (_LARGE_BATCH, *evidence.small)]):
+    many = [(_LARGE_BATCH, *half), (_LARGE_BATCH, *evidence.small), (1, *half)]
+    for shapes in ([(1, *larger)], many):
         fitting = (shape for shape in shapes if fits(shape, declared))
         further += itertools.islice(evidence.examples.running(*fitting), 1)
     return replace(evidence, random=(*evidence.random, *further))
