@@ -5,7 +5,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from ceconv_convert.conversion.find import find_layers
 from ceconv_convert.conversion.plan import plan_layers
@@ -13,10 +13,12 @@ from ceconv_convert.errors import SpecError, VerificationError
 from ceconv_convert.files import provenance
 from ceconv_convert.files.staging import Staging
 from ceconv_convert.forms.table import AUTO, FORMS
-from ceconv_convert.onnx.deliver import chosen_row, exportable, note_record, write_judged_onnx
+from ceconv_convert.onnx.deliver import chosen_row, exportable, note_record
 from ceconv_convert.onnx.export import DEFAULT_OPSET
 from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.onnx_files import onnx_files
+from ceconv_convert.rounding.calibration import split_images
+from ceconv_convert.rounding.deliver_rounded import PRECISIONS, Rounding, write_in_precision
 from ceconv_convert.verification.evidence import Progress, gather
 from ceconv_convert.verification.judge import judge_module
 from ceconv_convert.verification.verdict import Verdict, verdict_summary
@@ -73,6 +75,10 @@ def export_onnx(
     input_shape: tuple[int, ...] | None = None,
     opset: int = DEFAULT_OPSET,
     processor: str | None = None,
+    precision: str = "exact",
+    inputs: Tensor | None = None,
+    labels: Tensor | None = None,
+    max_drop: float = 1.0,
     seed: int = 0,
     force: bool = False,
 ) -> Verdict:
@@ -89,7 +95,13 @@ def export_onnx(
         opset: of the file.
         processor: that ``auto`` and ``fourier`` are optimized for, ``avx2`` or ``avx512``; None is this
             machine's. The file runs everywhere.
-        seed: of the random inputs.
+        precision: ``exact`` (float32), ``float16`` or ``int8``: a rounded file may lose ``max_drop``.
+        inputs: images ``[count, 3, H, W]`` to judge on. int8 takes ranges from a third of them, at most 256,
+            and is judged on the others.
+        labels: their classes, ``[count]``; without them top-1 agreement counts.
+        max_drop: most points of accuracy or agreement that a rounded file may lose; layers with most noise
+            stay float32 where it would lose more.
+        seed: of the random inputs, and of the choice of images.
         force: overwrite an existing file.
 
     Returns:
@@ -103,13 +115,22 @@ def export_onnx(
     """
     if form not in (AUTO, *FORMS):
         raise SpecError(f"form is one of {', '.join((AUTO, *FORMS))}; found {form!r}")
+    if precision not in PRECISIONS:
+        raise SpecError(f"precision is one of {', '.join(PRECISIONS)}; found {precision!r}")
+    if precision == "int8" and inputs is None:
+        raise SpecError("precision='int8' needs inputs, images to calibrate on and to judge on")
+    calibration = None
+    if precision == "int8" and inputs is not None:
+        split = split_images(inputs, labels, seed=seed, source="inputs")
+        calibration, inputs, labels = split.calibration, split.judging, split.labels
+    wanted = Rounding(precision, calibration, max_drop, processor) if precision != "exact" else None
     with Staging(force=force) as staging:
         staged = staging.path_for(Path(path))
         found = find_layers(model)
         layers, converted = plan_layers(model, found, form), exportable(model, form, found)
-        evidence = gather(model, input_shape, found=found, seed=seed)
-        exported, verdict = write_judged_onnx(
-            evidence, converted, staged, form=form, opset=opset, processor=processor
+        evidence = gather(model, input_shape, found=found, seed=seed, data=inputs, labels=labels)
+        exported, verdict = write_in_precision(
+            evidence, converted, staged, wanted, form=form, opset=opset, processor=processor
         )
         if not verdict.passed:
             raise VerificationError(f"nothing was written: {verdict}")

@@ -33,6 +33,7 @@ class RunContext:
     found: Sequence[FoundLayer]
     plan: Plan
     evidence: Evidence
+    calibration: Tensor | None = None  # images that nothing is judged on
 
     def record(
         self, verdict: Verdict | None, form: str | None = None, exported: Exported | None = None

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ceconv_convert.cli.context import Candidate, RunContext
+from ceconv_convert.conversion.plan import aligned_lines
 from ceconv_convert.files.system import name_of
-from ceconv_convert.onnx.deliver import exportable, note_record, write_judged_onnx
+from ceconv_convert.onnx.deliver import exportable, note_record
 from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.passes.choose import choices_as_lines
 from ceconv_convert.onnx.runtime import CONVOLVED, OnnxRunner
+from ceconv_convert.rounding.deliver_rounded import Rounding, write_in_precision
 from ceconv_convert.surgery import copy_model
 from ceconv_convert.verification.evidence import Evidence, gather
 
@@ -36,10 +38,11 @@ def judge_one(context: RunContext, path: Path) -> Candidate:
 
 def _in_convolved_dtype(context: RunContext, *files: Path) -> RunContext:
     """In float32, if ONNX Runtime does not convolve in the model's dtype; a line on each of ``files``."""
-    evidence, terminal = context.evidence, context.terminal
-    if evidence.dtype in CONVOLVED:
+    evidence, terminal, precision = context.evidence, context.terminal, context.job.precision
+    if evidence.dtype in (CONVOLVED if precision == "exact" else CONVOLVED[:1]):
         return context
     reason = f"since ONNX Runtime's CPU provider does not convolve in {str(evidence.dtype)[6:]}"
+    reason = reason if precision == "exact" else f"before it is rounded to {precision}"
     for file in files:
         terminal.line(f"{file}: in float32, {reason}")
     data, labels = torch.cat(evidence.data) if evidence.data else None, evidence.labels
@@ -54,14 +57,13 @@ def _in_convolved_dtype(context: RunContext, *files: Path) -> RunContext:
 def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
     """Write an ``.onnx`` output."""
     job, evidence, form = context.job, context.evidence, context.job.onnx_form
+    wanted = None
+    if job.precision != "exact":
+        wanted = Rounding(job.precision, context.calibration, job.max_drop, job.processor)
     with context.terminal.progress("exporting to ONNX and running it"):
-        exported, verdict = write_judged_onnx(
-            evidence,
-            exportable(context.model, form, context.found),
-            staged,
-            form=form,
-            opset=job.opset,
-            processor=job.processor,
+        network = exportable(context.model, form, context.found)
+        exported, verdict = write_in_precision(
+            evidence, network, staged, wanted, form=form, opset=job.opset, processor=job.processor
         )
         if verdict.passed:
             note_record(staged, context.record(verdict, form, exported))
@@ -70,6 +72,10 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
         notes.append("not judged on the user's inputs, which are of another size")
     for note in notes:
         context.terminal.line(f"{output}: {note}")
+    if verdict.rounded is not None:
+        rows, layers = verdict.rounded.rows(), verdict.rounded.layers
+        lines = aligned_lines(rows, rows[0][2:5])
+        context.terminal.table(lines, ("red" if layer.problem else "" for layer in layers))
     return Candidate(verdict, _runner(staged, evidence), exported=exported)
 
 

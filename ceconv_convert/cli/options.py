@@ -31,6 +31,8 @@ class Job:
     input_shape: tuple[int, ...] | None
     opset: int
     processor: str | None
+    precision: str
+    max_drop: float
     allow: tuple[str, ...]
     factory: str | None
     arguments: tuple[tuple[str, object], ...]
@@ -106,6 +108,7 @@ def _check_usage(job: Job, context: click.Context) -> None:
     html = any(report.suffix == ".html" for report in job.reports)
     images = job.inputs is not None and job.inputs.is_dir()
     one_file = job.converted is None
+    rounds = job.precision != "exact"
     extra = "pip install 'ceconv-convert[report]'"
     mistakes = {
         "--verify-only takes two files, MODEL and CONVERTED": verify and one_file,
@@ -114,6 +117,12 @@ def _check_usage(job: Job, context: click.Context) -> None:
         "--form auto needs .onnx outputs only": job.form == "auto" and (job.module_outputs or not graphs),
         "--opset needs an .onnx output": "opset" in stated and not (graphs or bench),
         "--processor needs an .onnx output in auto or fourier": job.processor and not (compiled or bench),
+        f"--precision {job.precision} needs .onnx outputs only": rounds
+        and (job.module_outputs or not graphs),
+        "--precision int8 needs --inputs, images to calibrate on and to judge on": (
+            job.precision == "int8" and job.inputs is None
+        ),
+        "--max-drop needs --precision float16 or int8": "max_drop" in stated and not rounds,
         "--batch needs --bench": "batch" in stated and not bench,
         "--threads needs --bench": "threads" in stated and not bench,
         "--provider needs --bench": "provider" in stated and not bench,
@@ -140,7 +149,21 @@ _path = click.Path(path_type=Path)
 @_option("--form", type=click.Choice(FORM_CHOICES), help="Form of the converted layers.")
 @_option("--input-shape", metavar="C,H,W", type=_shape, help="Shape of one input, as in 3,224,224.")
 @_option("--opset", type=int, default=18, metavar="N", help="Opset of the .onnx file.")
-@_option("--processor", type=click.Choice(["avx2", "avx512"]), help="Processor to optimize .onnx files for.")
+@_option(
+    "--precision", type=click.Choice(["exact", "float16", "int8"]), default="exact", help="Of the .onnx file."
+)
+@_option(
+    "--max-drop",
+    type=click.FloatRange(0, 100),
+    default=1.0,
+    metavar="POINTS",
+    help="Most that rounding may lose.",
+)
+@_option(
+    "--processor",
+    type=click.Choice(["avx2", "avx512", "avx512_vnni"]),
+    help="Processor to optimize .onnx files for.",
+)
 @_repeated("--allow", metavar="package.module.Class", help="Import this class, and let MODEL name it.")
 @_option("--model", "factory", metavar="package.module:factory", help="Import what builds the network.")
 @_repeated("--model-arg", "arguments", metavar="KEY=VALUE", type=_key_value, help="Argument of the network.")
@@ -181,7 +204,10 @@ def cli(context: click.Context, /, **options: Any) -> Job:
     """
     job = Job(**options)
     if not (job.outputs or job.verify_only or job.bench):
-        name = f"{job.model.stem}.{job.form or 'conv3d'}{ONNX_SUFFIX if job.form == 'auto' else '.pt'}"
+        graph = job.form == "auto" or job.precision != "exact"
+        what = job.form or ("auto" if graph else "conv3d")
+        what += f".{job.precision}" if job.precision != "exact" else ""
+        name = f"{job.model.stem}.{what}{ONNX_SUFFIX if graph else '.pt'}"
         job = replace(job, outputs=(job.model.parent / name,))
     _check_usage(job, context)
     return job

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.load import build_network
@@ -24,6 +24,7 @@ from ceconv_convert.files.system import name_of
 from ceconv_convert.forms.table import AUTO
 from ceconv_convert.report.terminal import Terminal
 from ceconv_convert.report.write import make_report, write_report
+from ceconv_convert.rounding.calibration import split_images
 from ceconv_convert.user_inputs import read_inputs
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.hue_sweep import hue_circle
@@ -70,7 +71,7 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
         check_plan(plan)
     if job.dry_run:
         return True
-    context = RunContext(job, terminal, source, model, found, plan, _gather(job, model, found, terminal))
+    context = RunContext(job, terminal, source, model, found, plan, *_gather(job, model, found, terminal))
     bench = None
     if job.bench:
         from ceconv_convert.cli.bench_run import bench_provider, run_bench
@@ -118,13 +119,17 @@ def _files_read(job: Job) -> tuple[Path, ...]:
     return files
 
 
-def _gather(job: Job, model: nn.Module, found: Sequence[FoundLayer], terminal: Terminal) -> Evidence:
-    data = labels = None
+def _gather(job: Job, model: nn.Module, found: Sequence[FoundLayer], terminal: Terminal) -> tuple[Evidence, Tensor | None]:
+    """With the images to calibrate on, which are no evidence."""
+    data = labels = calibration = None
     if job.inputs is not None:
         size = None if job.input_shape is None else (job.input_shape[-2], job.input_shape[-1])
         with terminal.progress(f"reading {job.inputs.name}"):
             inputs = read_inputs(job.inputs, size)
         data, labels = inputs.images, inputs.labels
+        if job.precision == "int8":
+            split = split_images(data, labels, seed=job.seed, source=name_of(job.inputs))
+            calibration, data, labels = split.calibration, split.judging, split.labels
     with terminal.progress("running the original and the reference") as progress:
         evidence = gather(
             model, job.input_shape, found=found, seed=job.seed, data=data, labels=labels, progress=progress
@@ -137,7 +142,9 @@ def _gather(job: Job, model: nn.Module, found: Sequence[FoundLayer], terminal: T
         terminal.line(f"{as_text(job.input_shape)} is a batch of 1: an input is {as_text(evidence.shape)}")
     for line in evidence.explain():
         terminal.line(line)
-    return evidence
+    if calibration is not None:
+        terminal.line(f"calibrated on {len(calibration)} further images, which nothing is judged on")
+    return evidence, calibration
 
 
 def _write_reports(

@@ -93,10 +93,10 @@ def write_judged_onnx(
         fixed = {**exported.fixed, **{axis: f"since with a dynamic {axis} {new[axis]}" for axis in new}}
 
 
-def note_record(path: Path, record: provenance.Record) -> None:
+def note_record(path: Path, record: provenance.Record, key: str = provenance.KEY) -> None:
     """Note in an ONNX file where it comes from; OutputError where it cannot be written."""
     note = onnx.ModelProto()
-    onnx.helper.set_model_props(note, {provenance.KEY: provenance.as_text(record)})
+    onnx.helper.set_model_props(note, {key: provenance.as_text(record)})
     with writing(path), path.open("ab") as file:
         file.write(note.SerializeToString())  # what is appended to a protobuf is merged into it
 

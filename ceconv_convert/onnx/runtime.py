@@ -80,9 +80,10 @@ def inner_values(
     graph = model.graph
     if names is None:
         names = [name for node in graph.node for name in node.output if name]
-    inputs, kind = {graph.input[0].name: x}, graph.input[0].type.tensor_type.elem_type
+    inputs = {graph.input[0].name: x}
     for name, tensor in (fed or {}).items():
         inputs[f"{name}{_CUT}"] = tensor
+        kind = onnx.helper.np_dtype_to_tensor_dtype(tensor.cpu().numpy().dtype)
         graph.input.append(onnx.helper.make_tensor_value_info(f"{name}{_CUT}", kind, tensor.shape))
     for node in graph.node:
         node.input[:] = [f"{name}{_CUT}" if f"{name}{_CUT}" in inputs else name for name in node.input]

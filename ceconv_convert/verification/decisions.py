@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ceconv_convert.errors import UnreadableInputError
+from ceconv_convert.verification.counts import Accuracy, Agreement
 from ceconv_convert.verification.outputs import Outputs
-from ceconv_convert.verification.verdict import Accuracy, Agreement
 
 
 def decide(batches: Sequence[Outputs], labels: Tensor) -> Tensor | str:

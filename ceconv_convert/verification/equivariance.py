@@ -63,7 +63,7 @@ class HueRotation:
 def rotate_hue(example: Example) -> HueRotation | str:
     """Rotate the hue of an example; a text where it has none."""
     specs = example.networks.specs
-    x = _with_rotated_hue(example.input, specs)
+    x = with_rotated_hue(example.input, specs)
     if isinstance(x, str):
         return x
     rotated = example.networks.run(x, specs)
@@ -76,7 +76,8 @@ def rotate_hue(example: Example) -> HueRotation | str:
     return HueRotation(example, x, expected)
 
 
-def _with_rotated_hue(x: Tensor, specs: Mapping[str, KernelSpec]) -> Tensor | str:
+def with_rotated_hue(x: Tensor, specs: Mapping[str, KernelSpec]) -> Tensor | str:
+    """Inputs with their hue rotated by one rotation; a text where they have none."""
     lifting = [spec for spec in specs.values() if isinstance(spec, LiftingSpec) and spec.out_rotations > 1]
     if not lifting:
         if x.dim() == 5 and x.shape[2] > 1:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, fields, is_dataclass
 
+from ceconv_convert.verification.counts import Accuracy, Agreement
+from ceconv_convert.verification.rounded import Rounded
 from ceconv_convert.verification.tolerance import Measure
 
 
@@ -55,29 +57,6 @@ class Symmetry(Check):
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How often the largest of an output's scores is the same."""
-
-    same: int
-    of: int
-
-    def __str__(self) -> str:
-        return f"top-1 alike on {self.same} of {self.of}"
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """How many of the user's labelled inputs are classified right."""
-
-    original: int
-    candidate: int
-    of: int
-
-    def __str__(self) -> str:
-        return f"accuracy {self.candidate / self.of:.2%}, the original's {self.original / self.of:.2%}"
-
-
-@dataclass(frozen=True)
 class Verdict:
     """Whether a converted network is the original, and how closely.
 
@@ -91,6 +70,8 @@ class Verdict:
         agreement: of the largest scores, where an output looks like class scores.
         accuracy: on the user's inputs, where their classes are known.
         symmetries: hue equivariance, one a layer and one for the output.
+        rounded: of a file of less than float32, what it loses; all else is of the exact file that it was made
+            from. None where the candidate is exact.
     """
 
     candidate: str
@@ -102,6 +83,7 @@ class Verdict:
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
     symmetries: tuple[Symmetry, ...] = ()
+    rounded: Rounded | None = None
 
     @property
     def passed(self) -> bool:
@@ -119,6 +101,9 @@ def verdict_as_line(*verdicts: Verdict) -> str:
     for verdict in verdicts:
         if not verdict.passed:
             return f"FAIL: {verdict.candidate}: {verdict.problem}"
+    rounded = [detail for v in verdicts if v.rounded is not None for detail in v.rounded.details()]
+    if rounded:
+        return f"PASS: {' and '.join(verdict.candidate for verdict in verdicts)}: {', '.join(rounded)}"
     inputs = max(len({case.shape for case in verdict.cases}) for verdict in verdicts)
     layers = max(len(verdict.layers) for verdict in verdicts)
     worst = max((verdict.worst for verdict in verdicts), key=lambda worst: worst.error_over_tolerance)
@@ -148,7 +133,7 @@ def verdict_summary(verdict: Verdict) -> dict[str, object]:
 
 def verdict_in_full(verdict: Verdict) -> dict[str, object]:
     """The verdict as plain data, for a report."""
-    names = ("cases", "layers", "steps", "symmetries", "agreement", "accuracy")
+    names = ("cases", "layers", "steps", "symmetries", "agreement", "accuracy", "rounded")
     return verdict_summary(verdict) | {name: _as_data(getattr(verdict, name)) for name in names}
 
 

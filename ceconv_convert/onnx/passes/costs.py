@@ -26,7 +26,7 @@ _HALF_SPEED = {8: 20, 16: 30}
 """The channels out at which multiplying matrices reaches half of that, by block."""
 _WORD = 4
 
-BLOCKS = {"avx2": 8, "avx512": 16}
+BLOCKS = {"avx2": 8, "avx512": 16, "avx512_vnni": 16}
 """The channel block of ONNX Runtime, by processor."""
 
 
