@@ -119,7 +119,9 @@ def _files_read(job: Job) -> tuple[Path, ...]:
     return files
 
 
-def _gather(job: Job, model: nn.Module, found: Sequence[FoundLayer], terminal: Terminal) -> tuple[Evidence, Tensor | None]:
+def _gather(
+    job: Job, model: nn.Module, found: Sequence[FoundLayer], terminal: Terminal
+) -> tuple[Evidence, Tensor | None]:
     """With the images to calibrate on, which are no evidence."""
     data = labels = calibration = None
     if job.inputs is not None:
