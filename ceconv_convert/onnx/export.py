@@ -1,7 +1,7 @@
 """A converted module → an ONNX file of standard operators."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 
@@ -115,6 +115,9 @@ def write_onnx(
         value.metadata_props.clear()
     captured.model.metadata_props[LAYERS] = boundaries_as_text(graph, boundaries)
     save_graph(captured.model, path)
+    compiled = replace(compiled, boundaries=())  # they hold the graph
+    for value in graph.initializers.values():
+        value.const_value = None  # graphs refer to themselves, and are collected late
     return Exported(captured.fixed, compiled, wrapper_prefix(model), captured.assumptions)
 
 
