@@ -28,7 +28,7 @@ from ceconv_convert.files.system import reading, stat_of
 Array = np.ndarray[Any, Any]
 
 LIMIT = 2**32
-"""Most bytes that are read from a file, and that all images take in float32."""
+"""Most bytes that are read at once: an image, an array, and for int8 all images in float32."""
 _KIND = " as inputs"
 _ARRAYS = (".npy", ".npz", ".safetensors")
 _IMAGES = ("images", "inputs", "input", "x")
@@ -42,10 +42,31 @@ _BYTE, _WORD = 255, 65535
 
 
 @dataclass(frozen=True, eq=False)
-class UserInputs:
-    """Inputs, ``[count, 3, H, W]`` in float32 or, to keep numbers, float64, and int64 ``[count]`` classes."""
+class Images:
+    """Inputs of ``shape``, ``[count, 3, H, W]``; ``images[index]``, ``[3, H, W]``, is read when it is taken.
 
-    images: Tensor
+    In float32 or, to keep numbers, float64. It raises UnreadableInputError where one cannot be read.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    read: Callable[[int], Array]
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.read(index)))
+
+    def tensor(self) -> Tensor:
+        """All at once, ``[count, 3, H, W]``."""
+        with reading(self.path, _KIND):
+            _check_fits(math.prod(self.shape) * _SINGLE, f"inputs of shape {list(self.shape)}")
+        return torch.stack([self[index] for index in range(self.shape[0])])
+
+
+@dataclass(frozen=True, eq=False)
+class UserInputs:
+    """Inputs, and int64 ``[count]`` classes."""
+
+    images: Images
     labels: Tensor | None
 
 
@@ -55,35 +76,36 @@ def read_inputs(path: Path, size: tuple[int, int] | None) -> UserInputs:
         images: Array | None
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            images, labels = _read_folder(path, size)
+            found, labels = _open_folder(path, size)
         elif stat.S_ISREG(mode) and path.suffix.lower() in _ARRAYS:
             with _readers(path) as readers:
                 images, labels = _read_first(readers, _IMAGES), _read_first(readers, _LABELS)
             if images is None:
-                found = ", ".join([*readers][:_MOST_NAMES]) or "(none)"
-                raise ValueError(f"it has the arrays {found}: inputs are called {' or '.join(_IMAGES)}")
+                names = ", ".join([*readers][:_MOST_NAMES]) or "(none)"
+                raise ValueError(f"it has the arrays {names}: inputs are called {' or '.join(_IMAGES)}")
+            found = _as_images(path, images)
         else:
             raise ValueError("inputs are a folder of images, .npy, .npz or .safetensors")
-        inputs = torch.from_numpy(_as_images(images))
-        return UserInputs(inputs, None if labels is None else _as_labels(labels, len(inputs)))
+        return UserInputs(found, None if labels is None else _as_labels(labels, found.shape[0]))
 
 
-def _as_images(array: Array) -> Array:
+def _as_images(path: Path, array: Array) -> Images:
     if array.ndim < 4 or not array.size:
         raise ValueError(f"it has inputs of shape {list(array.shape)}: expected [count, 3, H, W]")
-    _check_fits(array.size * _SINGLE, f"inputs of shape {list(array.shape)}")
     if array.ndim == 4 and array.shape[1] != 3 and array.shape[-1] == 3:
         array = np.moveaxis(array, -1, 1)
     # float32 holds integers of up to 24 bits exactly.
     single = array.dtype.itemsize <= (4 if array.dtype.kind == "f" else 2)
-    with np.errstate(all="ignore"):
-        images = array.astype(np.float32 if single else np.float64, order="C", copy=False)
-    if array.dtype == np.uint8:
-        images /= _BYTE
-    for index, image in enumerate(images):
-        if not np.isfinite(image).all():
+
+    def read(index: int) -> Array:
+        with np.errstate(all="ignore"):
+            image: Array = array[index].astype(np.float32 if single else np.float64)
+        return image / np.float32(_BYTE) if array.dtype == np.uint8 else image
+
+    for index in range(len(array) if array.dtype.kind == "f" else 0):
+        if not np.isfinite(read(index)).all():
             raise ValueError(f"input {index} has NaN or Inf")
-    return images
+    return Images(path, array.shape, read)
 
 
 def _as_labels(array: Array, count: int) -> Tensor:
@@ -105,7 +127,7 @@ def _as_labels(array: Array, count: int) -> Tensor:
 def _readers(path: Path) -> Iterator[dict[str, Callable[[], Array]]]:
     """What reads each array of a file, by its name: only what is needed is read."""
     if path.suffix.lower() == ".npy":
-        yield {_IMAGES[0]: partial(_read_array, lambda: path.open("rb"), path.stat().st_size)}
+        yield {_IMAGES[0]: partial(_map_array, path)}
     elif path.suffix.lower() == ".npz":
         with zipfile.ZipFile(path) as archive:
             yield {
@@ -116,6 +138,13 @@ def _readers(path: Path) -> Iterator[dict[str, Callable[[], Array]]]:
             }
     else:
         yield {name: partial(_read_tensor, tensor) for name, tensor in open_stored(path).tensors.items()}
+
+
+def _map_array(path: Path) -> Array:
+    """An array in numpy's format, of which pages are read as they are needed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a header that Python 2 wrote
+        return npy.open_memmap(path, mode="r")
 
 
 def _read_array(open_file: Callable[[], IO[bytes]], size: int) -> Array:
@@ -153,8 +182,8 @@ def _check_fits(size: int, what: str) -> None:
         raise ValueError(f"{what} take {size / 2**30:.1f} GiB, and {most}")
 
 
-def _read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None]:
-    """Images, float32 ``[count, 3, H, W]`` in 0 … 1, and their classes: the numbers of their folders."""
+def _open_folder(path: Path, size: tuple[int, int] | None) -> tuple[Images, Array | None]:
+    """Images, float32 in 0 … 1, and their classes: the numbers of their folders. Their headers are read."""
     classes, alone = _list(path)
     if classes and alone:
         raise UnreadableInputError(
@@ -171,10 +200,10 @@ def _read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array
         raise UnreadableInputError(f"{path} holds no images ({', '.join(sorted(_SUFFIXES))})")
     for file, _ in files:
         stat_of(file)  # a pipe would be waited for
-    first = _read_image(files[0][0], size, len(files))
-    found = np.empty((len(files), *first.shape), np.float32)
-    for index, (file, _) in enumerate(files):
-        found[index] = _read_image(file, first.shape[1:], len(files)) if index else first
+        with _open_image(file):
+            pass
+    shape = _read_image(files[0][0], size).shape
+    found = Images(path, (len(files), *shape), lambda index: _read_image(files[index][0], shape[1:]))
     return found, np.array([label for _, label in files]) if classes else None
 
 
@@ -186,23 +215,36 @@ def _list(folder: Path) -> tuple[list[Path], list[Path]]:
     return folders, [e for e in entries if e not in folders and e.suffix.lower() in _SUFFIXES]
 
 
-def _read_image(file: Path, size: Sequence[int] | None, count: int) -> Array:
-    """One of ``count`` images of a folder: ``[3, H, W]`` in 0 … 1."""
+@contextmanager
+def _open_image(file: Path) -> Iterator[Any]:
+    """Pillow's image of a file, of which the header is read: errors while it is open are about the file."""
     from PIL import Image  # an extra: the command line says so where it is missing
 
     with reading(file, _KIND), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(file, formats=_FORMATS) as image:
-            image.load()  # applies a TIFF's orientation
-            height, width = size or (image.height, image.width)
-            _check_fits(count * 3 * height * width * _SINGLE, f"{count} images of {height}×{width}")
-            if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-                gray = Image.fromarray(np.asarray(image).astype(np.float32))  # Pillow would cut it to 8 bits
-                gray = gray.resize((width, height), Image.Resampling.BILINEAR)
-                return np.broadcast_to(np.asarray(gray) / np.float32(_WORD), (3, height, width))
-            if image.mode in ("I", "F"):
+            if image.mode in ("I", "F") and not _is_gray_of_16_bits(image):
                 mode = f"Pillow's mode {image.mode}"
                 raise ValueError(f"it has pixels in {mode}, of no known range: save it with 8 or 16 bits")
-            colors = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-            return np.moveaxis(np.asarray(colors, np.float32) / np.float32(_BYTE), -1, 0)
+            yield image
+
+
+def _is_gray_of_16_bits(image: Any) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _read_image(file: Path, size: Sequence[int] | None) -> Array:
+    """One image of a folder: ``[3, H, W]`` in 0 … 1."""
+    with _open_image(file) as image:
+        from PIL.Image import Resampling, fromarray
+
+        image.load()  # applies a TIFF's orientation
+        height, width = size or (image.height, image.width)
+        _check_fits(3 * height * width * _SINGLE, f"an image of {height}×{width}")
+        if _is_gray_of_16_bits(image):
+            gray = fromarray(np.asarray(image).astype(np.float32))  # Pillow would cut it to 8 bits
+            gray = gray.resize((width, height), Resampling.BILINEAR)
+            return np.broadcast_to(np.asarray(gray) / np.float32(_WORD), (3, height, width))
+        colors = image.convert("RGB").resize((width, height), Resampling.BILINEAR)
+        return np.moveaxis(np.asarray(colors, np.float32) / np.float32(_BYTE), -1, 0)

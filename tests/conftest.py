@@ -60,7 +60,7 @@ def one_capture(monkeypatch):
     """
     captured = {}
 
-    def capture_once(module, example, *arguments, fixed, hint=""):
+    def capture_once(module, example, *arguments, fixed, hint="", progress=None):
         key = (frozenset(map(type, module.modules())), example.shape, *arguments, *fixed.items())
         if key not in captured:
             captured[key] = capture(module, example, *arguments, fixed=fixed, hint=hint)

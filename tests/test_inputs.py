@@ -23,7 +23,7 @@ SMALL = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
 
 def refused(path, sentence, size=None):
     with pytest.raises(UnreadableInputError, match=sentence) as caught:
-        read_inputs(path, size)
+        read_inputs(path, size).images.tensor()
     assert path.name in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -48,15 +48,15 @@ def test_arrays_of_every_dtype_keep_their_numbers(tmp_path, dtype):
     np.savez_compressed(tmp_path / "a.npz", images=array)
     for name in ("a.npy", "a.npz"):
         found = read_inputs(tmp_path / name, None)
-        assert torch.equal(found.images.double(), torch.from_numpy(array.astype(np.float64)))
-        assert found.images.dtype in (torch.float32, torch.float64)
+        assert torch.equal(found.images.tensor().double(), torch.from_numpy(array.astype(np.float64)))
+        assert found.images.tensor().dtype in (torch.float32, torch.float64)
 
 
 def test_float64_keeps_its_precision(tmp_path):
     np.save(tmp_path / "a.npy", np.full((1, 3, 2, 2), 1 / 3))
     np.save(tmp_path / "b.npy", np.full((1, 3, 2, 2), 2**24 + 1))
-    assert read_inputs(tmp_path / "a.npy", None).images[0, 0, 0, 0] == 1 / 3
-    assert read_inputs(tmp_path / "b.npy", None).images[0, 0, 0, 0] == 2**24 + 1
+    assert read_inputs(tmp_path / "a.npy", None).images[0][0, 0, 0] == 1 / 3
+    assert read_inputs(tmp_path / "b.npy", None).images[0][0, 0, 0] == 2**24 + 1
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_safetensors_of_every_dtype_keep_their_numbers(tmp_path, dtype):
     images = (torch.arange(24.0).reshape(1, 3, 2, 4) // 4).to(dtype)
     save_file({"images": images, "labels": torch.tensor([2]).to(dtype)}, tmp_path / "a.safetensors")
     found = read_inputs(tmp_path / "a.safetensors", None)
-    assert torch.equal(found.images.double(), images.double())
+    assert torch.equal(found.images.tensor().double(), images.double())
     assert found.labels.tolist() == [2]
 
 
 def test_only_what_is_asked_for_is_read(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, images=SMALL, names=np.array(["a", "b"]), objects=np.array([{}]))
-    assert torch.equal(read_inputs(path, None).images, torch.from_numpy(SMALL))
+    assert torch.equal(read_inputs(path, None).images.tensor(), torch.from_numpy(SMALL))
 
 
 HEADERS = {
@@ -86,7 +86,7 @@ HEADERS = {
     "beyond integers": (f"({10**40}, 3, 8, 8)", "'<f4'", "cannot be read as inputs"),
     "negative": ("(-1, 3, 8, 8)", "'<f4'", "cannot be read as inputs"),
     "no numbers": ("(1, 3.5, 8, 8)", "'<f4'", "cannot be read as inputs"),
-    "objects": ("(1, 3, 8, 8)", "'|O'", "cannot be read as inputs: Object arrays"),
+    "objects": ("(1, 3, 8, 8)", "'|O'", "cannot be read as inputs: .*([oO]bject)"),
     "complex": ("(1, 3, 8, 8)", "'<c8'", "it has an array of complex64"),
     "structured": ("(1, 3, 8, 8)", "[('a', '<f4')]", "real numbers are expected"),
     "pairs": ("(1, 3, 8, 8)", "[('', '<f4', (2,))]", "real numbers are expected"),
@@ -247,7 +247,7 @@ def test_images_of_every_mode_are_made_rgb(tmp_path, name_and_mode):
     assert found.labels is None
     expected = np.asarray(gradient("RGB"), np.float32) / 255
     assert np.allclose(
-        np.moveaxis(found.images.numpy()[0], 0, -1), expected, atol=0.11
+        np.moveaxis(found.images.tensor().numpy()[0], 0, -1), expected, atol=0.11
     )  # of a palette of 216 colors
 
 
@@ -258,7 +258,7 @@ def test_grays_of_16_bits_keep_them(tmp_path, suffix):
         (tmp_path / "a.ppm").write_bytes(b"P5 4 1 65535\n" + array.astype(">u2").tobytes())
     else:
         Image.fromarray(array).save(tmp_path / f"a.{suffix}")
-    found = read_inputs(tmp_path, None).images
+    found = read_inputs(tmp_path, None).images.tensor()
     assert found.shape == (1, 3, 1, 4)
     assert np.allclose(found[0, 2, 0], array[0] / 65535, atol=1e-6)
 
@@ -268,7 +268,7 @@ def test_pixels_of_no_known_range_are_refused(tmp_path):
     with pytest.raises(
         UnreadableInputError, match=r"a\.tif cannot be read as inputs: it has pixels in .* of no known range"
     ):
-        read_inputs(tmp_path, None)
+        read_inputs(tmp_path, None).images.tensor()
 
 
 def test_the_first_of_moving_pictures_and_no_turning(tmp_path):
@@ -277,7 +277,7 @@ def test_the_first_of_moving_pictures_and_no_turning(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90°
     frames[0].save(tmp_path / "b.jpg", exif=exif)
-    found = read_inputs(tmp_path, None).images
+    found = read_inputs(tmp_path, None).images.tensor()
     assert found.shape == (2, 3, 2, 4)
     assert (found[:, 0] > 0.98).all()
     assert (found[:, 1:] < 0.02).all()
@@ -357,7 +357,7 @@ def test_what_is_no_image_among_images_is_named(tmp_path, make, sentence):
         gradient("RGB").save(tmp_path / "class" / f"{name}.png")
     make(tmp_path / "class" / "b.png")
     with pytest.raises(UnreadableInputError, match=f"b.png.*{sentence}"):
-        read_inputs(tmp_path, None)
+        read_inputs(tmp_path, None).images.tensor()
 
 
 def test_a_socket_is_no_image(tmp_path, monkeypatch):
@@ -365,7 +365,7 @@ def test_a_socket_is_no_image(tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("b.png")
         with pytest.raises(UnreadableInputError, match="is no regular file"):
-            read_inputs(tmp_path, None)
+            read_inputs(tmp_path, None).images.tensor()
 
 
 def test_folders_that_say_two_things(tmp_path):
@@ -386,7 +386,7 @@ def test_what_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(tmp_path), "iterdir", forbidden)
     with pytest.raises(UnreadableInputError, match="class cannot be read as inputs: Permission denied"):
-        read_inputs(tmp_path, None)
+        read_inputs(tmp_path, None).images.tensor()
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.safetensors", "a"])
@@ -396,13 +396,13 @@ def test_a_pipe_for_inputs_is_refused_at_once(tmp_path, name):
 
 
 def test_there_may_be_too_little_memory(tmp_path, monkeypatch):
-    np.save(tmp_path / "a.npy", SMALL)
+    np.savez(tmp_path / "a.npz", x=SMALL)
 
     def without_memory(*_, **__):
         raise MemoryError("Unable to allocate 3.00 GiB")
 
     monkeypatch.setattr(user_inputs.npy, "read_array", without_memory)
-    refused(tmp_path / "a.npy", "cannot be read as inputs: Unable to allocate 3.00 GiB")
+    refused(tmp_path / "a.npz", "cannot be read as inputs: Unable to allocate 3.00 GiB")
 
 
 def test_arrays_need_no_pillow(tmp_path, monkeypatch):

@@ -287,7 +287,7 @@ def test_names_are_those_inside_the_wrappers_and_no_others():
     """A step ``2.0`` is not the layer ``0`` that took up a norm."""
     steps = [Step(name, 0, torch.ones(1), ()) for name in ("module.0", "module.2.0")]
     network, recording = nn.DataParallel(nn.Identity()), Recording(steps=steps)
-    example = Example(torch.ones(1), recording, recording, Networks(network, network, {}))
+    example = Example(lambda: torch.ones(1), recording, recording, Networks(network, network, {}))
     checks = Trace(example).compare_values([torch.zeros(1)], folded={"0"})
     assert [check.problem for check in checks] == [None, "nothing in it has these features"]
 

@@ -1,5 +1,7 @@
 """Input shapes as people give them: with a batch of 1, with another, in another order."""
 
+import weakref
+
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +12,7 @@ from ceconv_convert import CEConv2d, convert, export_onnx, verify
 from ceconv_convert.conversion.find import find_layers
 from ceconv_convert.errors import InputShapeError
 from ceconv_convert.verification.evidence import gather
+from ceconv_convert.verification.judge import judge_module
 from ceconv_convert.verification.shapes import find_shape
 from tests.support import small_network
 
@@ -179,3 +182,24 @@ def test_a_first_layer_with_a_stride_is_one_for_large_images():
 
     assert find_shape(lambda shape: None, None, first(2)) == (3, 224, 224)
     assert find_shape(lambda shape: None, None, first(1)) == (3, 32, 32)
+
+
+def test_the_users_inputs_are_read_batch_by_batch_and_not_kept():
+    alive, most = weakref.WeakSet(), 0
+
+    class Read:
+        shape = (100, 3, 32, 32)
+
+        def __getitem__(self, index):
+            nonlocal most
+            image = torch.full(self.shape[1:], index / 100)
+            alive.add(image)
+            most = max(most, len(alive))
+            return image
+
+    model = small_network()
+    evidence = gather(model, data=Read())
+    verdict = judge_module(evidence, convert(model), "converted")
+    assert verdict.passed
+    assert sum(case.shape[0] for case in verdict.cases) >= 100
+    assert most <= 2 * 32

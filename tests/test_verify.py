@@ -460,7 +460,7 @@ def test_a_step_is_not_taken_for_a_neighbour_that_a_sample_cannot_tell_apart():
     )
     network = nn.Sequential()
     network.add_module("clamp", nn.Hardtanh(-2.0, 2.0))
-    trace = Trace(Example(before.float(), original, reference, Networks(network, network, {})))
+    trace = Trace(Example(before.float, original, reference, Networks(network, network, {})))
     for values in ([before, after], [after, before]):
         (check,) = trace.compare_values([value.float() for value in values])
         assert check.problem is None

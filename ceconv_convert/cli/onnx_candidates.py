@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ceconv_convert.cli.context import Candidate, RunContext
@@ -45,11 +44,15 @@ def _in_convolved_dtype(context: RunContext, *files: Path) -> RunContext:
     reason = reason if precision == "exact" else f"before it is rounded to {precision}"
     for file in files:
         terminal.line(f"{file}: in float32, {reason}")
-    data, labels = torch.cat(evidence.data) if evidence.data else None, evidence.labels
     with terminal.progress("running the original in float32"):
         model = copy_model(context.model).float()
         single = gather(
-            model, evidence.shape, found=context.found, seed=context.job.seed, data=data, labels=labels
+            model,
+            evidence.shape,
+            found=context.found,
+            seed=context.job.seed,
+            data=evidence.images,
+            labels=evidence.labels,
         )
     return replace(context, model=model, evidence=single)
 
@@ -60,15 +63,22 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
     wanted = None
     if job.precision != "exact":
         wanted = Rounding(job.precision, context.calibration, job.max_drop, job.processor)
-    with context.terminal.progress("exporting to ONNX and running it"):
+    with context.terminal.progress("exporting to ONNX and running it") as progress:
         network = exportable(context.model, form, context.found)
         exported, verdict = write_in_precision(
-            evidence, network, staged, wanted, form=form, opset=job.opset, processor=job.processor
+            evidence,
+            network,
+            staged,
+            wanted,
+            form=form,
+            opset=job.opset,
+            processor=job.processor,
+            progress=progress,
         )
         if verdict.passed:
             note_record(staged, context.record(verdict, form, exported))
     notes = [*exported.notes, *choices_as_lines(exported.compiled.choices)]
-    if evidence.data and "size" in exported.fixed and evidence.data[0].shape[1:] != evidence.shape:
+    if "size" in exported.fixed and any(user.input.shape[1:] != evidence.shape for user in evidence.user[:1]):
         notes.append("not judged on the user's inputs, which are of another size")
     for note in notes:
         context.terminal.line(f"{output}: {note}")

@@ -28,7 +28,7 @@ from ceconv_convert.rounding.calibration import split_images
 from ceconv_convert.user_inputs import read_inputs
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.hue_sweep import hue_circle
-from ceconv_convert.verification.shapes import as_text
+from ceconv_convert.verification.shapes import Data, as_text
 from ceconv_convert.verification.verdict import verdict_as_line
 
 if TYPE_CHECKING:
@@ -123,14 +123,15 @@ def _gather(
     job: Job, model: nn.Module, found: Sequence[FoundLayer], terminal: Terminal
 ) -> tuple[Evidence, Tensor | None]:
     """With the images to calibrate on, which are no evidence."""
-    data = labels = calibration = None
+    data: Data | None = None
+    labels = calibration = None
     if job.inputs is not None:
         size = None if job.input_shape is None else (job.input_shape[-2], job.input_shape[-1])
         with terminal.progress(f"reading {job.inputs.name}"):
             inputs = read_inputs(job.inputs, size)
-        data, labels = inputs.images, inputs.labels
+        data, labels = inputs.images, inputs.labels  # read batch by batch
         if job.precision == "int8":
-            split = split_images(data, labels, seed=job.seed, source=name_of(job.inputs))
+            split = split_images(inputs.images.tensor(), labels, seed=job.seed, source=name_of(job.inputs))
             calibration, data, labels = split.calibration, split.judging, split.labels
     with terminal.progress("running the original and the reference") as progress:
         evidence = gather(

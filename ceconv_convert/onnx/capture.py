@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import ExportError, first_line
 from ceconv_convert.onnx.assumptions import Assumption, assumptions_of
+from ceconv_convert.verification.evidence import Progress
 
 EXPORT_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 """What torch's exporter raises; its own errors are RuntimeErrors, and it lets others through."""
@@ -43,16 +44,24 @@ class Captured:
 
 
 def capture(
-    module: nn.Module, example: Tensor, opset: int, *, fixed: Mapping[str, str], hint: str = ""
+    module: nn.Module,
+    example: Tensor,
+    opset: int,
+    *,
+    fixed: Mapping[str, str],
+    hint: str = "",
+    progress: Progress | None = None,
 ) -> Captured:
     """Export a module in eval mode with a dynamic batch, height and width, or as much of that as torch can.
 
     The example's batch is at least 2: a batch of 1 would be taken for a constant. ``fixed`` says why the
-    ``batch`` is 1, or the ``size`` the example's; ``hint`` ends an error of unknown cause.
+    ``batch`` is 1, or the ``size`` the example's; ``hint`` ends an error of unknown cause. ``progress`` gets
+    quarters of an export.
 
     Raises:
         ExportError: where torch cannot export the network at all.
     """
+    progress = progress or (lambda done, total: None)
     reason, program = "", None
     attempts = (("batch", "size"), ("batch",), ("size",), ())
     for dynamic in dict.fromkeys(tuple(axis for axis in found if axis not in fixed) for found in attempts):
@@ -66,8 +75,11 @@ def capture(
         program = None
         try:
             program = _traced(module, x, axes)
+            progress(1, 4)
             assumptions = tuple(assumptions_of(program, axes))
-            return Captured(_as_onnx(module, program, x, axes, opset), kept, assumptions)
+            graph = _as_onnx(module, program, x, axes, opset)
+            progress(3, 4)
+            return Captured(graph, kept, assumptions)
         except EXPORT_FAILURES as error:
             reason = reason or f"torch cannot export them as dynamic: {explain(error)}"
             last = error

@@ -22,11 +22,13 @@ from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.onnx_files import check_file
 from ceconv_convert.onnx.runtime import OnnxRunner, check_dtype
 from ceconv_convert.surgery import copy_model, replace_modules
-from ceconv_convert.verification.evidence import Evidence
+from ceconv_convert.verification.evidence import Evidence, Progress
 from ceconv_convert.verification.judge import judge
 from ceconv_convert.verification.shapes import Shape, as_text, fits
 from ceconv_convert.verification.verdict import Verdict
 
+_WRITTEN, _CHECKED = 60, 70
+"""How much of a hundred parts of the time it takes to write a file, and to check its axes too."""
 COMPILED = (AUTO, "fourier")
 """Forms of ``.onnx`` files whose layers the graph compiler writes."""
 
@@ -64,11 +66,13 @@ def write_judged_onnx(
     form: str,
     opset: int,
     processor: str | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Exported, Verdict]:
     """Write an ONNX file, check it, and judge it in ONNX Runtime.
 
-    Axes at whose sizes it is wrong are written as fixed ones.
+    Axes at whose sizes it is wrong are written as fixed ones. ``progress`` gets parts of a hundred.
     """
+    progress = progress or (lambda done, total: None)
     check_dtype(evidence.dtype)
     fixed: Mapping[str, str] = {}
     if evidence.fixed_size is not None:
@@ -76,13 +80,26 @@ def write_judged_onnx(
     failed: tuple[Exported, Verdict] | None = None
     while True:
         exported = write_onnx(
-            converted, path, evidence.export_example, opset=opset, fixed=fixed, form=form, processor=processor
+            converted,
+            path,
+            evidence.export_example,
+            opset=opset,
+            fixed=fixed,
+            form=form,
+            processor=processor,
+            progress=lambda done, total: progress(_WRITTEN * done // total, 100),
         )
         check_file(path)
         run = OnnxRunner(path)
         wrong = _wrong_axes(evidence, exported.assumptions, run, name_of(path))
+        progress(_CHECKED, 100)
         if not wrong:
-            verdict = judge_onnx(evidence, path, run)
+            verdict = judge_onnx(
+                evidence,
+                path,
+                run,
+                progress=lambda done, total: progress(_CHECKED + (100 - _CHECKED) * done // total, 100),
+            )
             if verdict.passed:
                 return exported, verdict
             failed = failed or (exported, verdict)

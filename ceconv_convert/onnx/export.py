@@ -22,6 +22,7 @@ from ceconv_convert.onnx.compile import Compiled, compile_graph
 from ceconv_convert.onnx.dialect import layers_as_exported, name_layers
 from ceconv_convert.onnx.passes.costs import block_of
 from ceconv_convert.surgery import copy_model, unwrapped, wrapper_prefix
+from ceconv_convert.verification.evidence import Progress
 
 DEFAULT_OPSET = 18
 """The oldest opset that torch's exporter writes without conversion: the most runtimes read it."""
@@ -59,6 +60,7 @@ def write_onnx(
     fixed: Mapping[str, str] | None = None,
     form: str = "auto",
     processor: str | None = None,
+    progress: Progress | None = None,
 ) -> Exported:
     """Export a copy of ``model`` in eval mode, with a dynamic batch, height and width where torch can.
 
@@ -87,6 +89,7 @@ def write_onnx(
         DEFAULT_OPSET if symbolic else opset,
         fixed=fixed or {},
         hint=_HINT if symbolic else "",  # a layer in a branch, as of torch.cond
+        progress=progress,
     )
     graph = captured.model.graph
     if symbolic:
@@ -115,6 +118,8 @@ def write_onnx(
         value.metadata_props.clear()
     captured.model.metadata_props[LAYERS] = boundaries_as_text(graph, boundaries)
     save_graph(captured.model, path)
+    if progress is not None:
+        progress(4, 4)
     compiled = replace(compiled, boundaries=())  # they hold the graph
     for value in graph.initializers.values():
         value.const_value = None  # graphs refer to themselves, and are collected late

@@ -1,14 +1,18 @@
 """The terminal: lines and tables, and progress while something takes its time.
 
-Results go to standard output; progress to standard error, and only if that is a terminal: logs stay clean.
+Results go to standard output; progress to standard error: bars on a terminal, else a line a phase, for logs.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from rich.text import Text
+
+_WORTH_A_LINE = 1.0
+"""Seconds from which a phase has a line in a log."""
 
 
 class _Console(Console):
@@ -40,7 +44,11 @@ class Terminal:
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
         """Show ``what`` as under way until the block ends; yields a function of steps done and in all."""
         if self._quiet or not self._err.is_terminal:
+            start = time.monotonic()
             yield lambda done, total: None  # rich before 14.3 ends even a hidden bar with an empty line
+            seconds = time.monotonic() - start
+            if seconds >= _WORTH_A_LINE and not self._quiet:
+                self._err.print(Text(f"{what}: {seconds:.0f} s"))
             return
         columns = (SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn())
         with Progress(*columns, console=self._err, transient=True) as bar:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +18,7 @@ from ceconv_convert.onnx.runtime import OnnxRunner
 from ceconv_convert.rounding.judge_rounded import judge_rounded
 from ceconv_convert.rounding.round_file import has_vnni, ranges_of, write_float16, write_int8
 from ceconv_convert.rounding.units import units_of
-from ceconv_convert.verification.evidence import Evidence
+from ceconv_convert.verification.evidence import Evidence, Progress
 from ceconv_convert.verification.rounded import Rounded
 from ceconv_convert.verification.shapes import in_batches, random_input
 from ceconv_convert.verification.verdict import Verdict
@@ -49,15 +50,17 @@ def write_in_precision(
     form: str,
     opset: int,
     processor: str | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Exported, Verdict]:
     """Write an ONNX file as ``write_judged_onnx`` does, and round it if that is ``wanted``."""
+    write = partial(
+        write_judged_onnx, evidence, converted, form=form, opset=opset, processor=processor, progress=progress
+    )
     if wanted is None:
-        return write_judged_onnx(evidence, converted, path, form=form, opset=opset, processor=processor)
+        return write(path)
     with TemporaryDirectory() as folder:
         exact = Path(folder) / "exact.onnx"
-        exported, verdict = write_judged_onnx(
-            evidence, converted, exact, form=form, opset=opset, processor=processor
-        )
+        exported, verdict = write(exact)
         return exported, write_rounded(evidence, exact, path, verdict, wanted) if verdict.passed else verdict
 
 
@@ -75,8 +78,8 @@ def write_rounded(evidence: Evidence, exact: Path, path: Path, verdict: Verdict,
     made_for = _made_for(wanted, reduced=reduced)
     ranges = None
     if wanted.calibration is not None:
-        data = in_batches(wanted.calibration.reshape(-1, *evidence.shape), torch.float32, torch.device("cpu"))
-        ranges = ranges_of(exact, _batches(data, runner.shape[0]))
+        reads = in_batches(wanted.calibration, evidence.shape, torch.float32, torch.device("cpu"))
+        ranges = ranges_of(exact, _batches([read() for read in reads], runner.shape[0]))
     kept: dict[str, str] = {}
     while True:
         nodes = [node for unit in units if unit.name in kept for node in unit.nodes]

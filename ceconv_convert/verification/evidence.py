@@ -20,6 +20,7 @@ from ceconv_convert.verification.memory import TooLargeError
 from ceconv_convert.verification.outputs import leaf_names
 from ceconv_convert.verification.reference import Example, Networks, NotRunningError, make_networks
 from ceconv_convert.verification.shapes import (
+    Data,
     Shape,
     as_text,
     device_of,
@@ -103,7 +104,8 @@ class Evidence:
     small: Shape
     fixed_size: str | None
     random: tuple[Example, ...]
-    user: tuple[Example, ...]
+    images: Data | None  # the user's inputs
+    user: tuple[Example, ...]  # in batches
     labels: Tensor | None
     trace: Trace
     hue_rotation: HueRotation | str
@@ -119,7 +121,7 @@ class Evidence:
 
     @property
     def data(self) -> tuple[Tensor, ...]:
-        """The user's inputs, in batches."""
+        """The user's inputs, in batches, all at once."""
         return tuple(example.input for example in self.user)
 
     @property
@@ -135,9 +137,8 @@ class Evidence:
     def explain(self) -> list[str]:
         """What verdicts rest on: the inputs, and where the tolerance comes from."""
         lines = [f"inputs: {', '.join(as_text(example.input.shape) for example in self.random)}"]
-        if self.user:
-            count = sum(map(len, self.data))
-            lines.append(f"and {count} of the user's, {as_text(self.data[0].shape[1:])}")
+        if self.images is not None and self.user:
+            lines.append(f"and {self.images.shape[0]} of the user's, {as_text(self.user[0].input.shape[1:])}")
         if self.labels is not None:
             decided = decide([example.original.outputs for example in self.user], self.labels)
             lines += [f"no accuracy: {decided}"] if isinstance(decided, str) else []
@@ -168,12 +169,15 @@ class Evidence:
         random = tuple(example for example in self.random if fits(example.input.shape, declared))
         if not random:
             return self
-        batches = self.data
-        if batches and declared[0] is not None:
-            batches = torch.split(torch.cat(batches), declared[0])
-        if not all(fits(batch.shape, declared) for batch in batches):
+        if self.images is None or not self.user:
+            return replace(self, random=random)
+        shape, batch = self.user[0].input.shape[1:], declared[0]
+        if not fits(shape, declared[1:]) or self.images.shape[0] % (batch or 1):
             return replace(self, random=random, user=(), labels=None)
-        user = self.user if declared[0] is None else tuple(map(self.networks.run, batches))
+        user = self.user
+        if batch is not None:
+            batches = in_batches(self.images, shape, self.dtype, device_of(self.networks.original), batch)
+            user = tuple(map(self.networks.run_read, batches))
         return replace(self, random=random, user=user)
 
 
@@ -183,14 +187,15 @@ def gather(
     *,
     found: Sequence[FoundLayer] | None = None,
     seed: int = 0,
-    data: Tensor | None = None,
+    data: Data | None = None,
     labels: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Evidence:
     """Run ``model`` and its reference on random inputs, and on the user's. ``model`` is not changed.
 
     It has any mode and floating dtype. Without ``input_shape`` one on which it runs is found, and without
-    ``found`` its layers. Further inputs are ``data``, ``[count, …]``, their classes ``labels``, ``[count]``.
+    ``found`` its layers. Further inputs are ``data``, ``[count, …]``, which are read batch by batch,
+    their classes ``labels``, ``[count]``.
     ``progress`` is called with inputs done and inputs in all.
 
     Raises:
@@ -205,7 +210,7 @@ def gather(
     small, fixed_size = _small_shape(examples, shape)
     shapes = _random_shapes(shape, small, other_size(small) if fixed_size is None else None)
     runs = [partial(_random_example, examples, each, small) for each in shapes]
-    runs += [partial(networks.run, batch) for batch in batches]
+    runs += [partial(networks.run_read, batch) for batch in batches]
     everything: list[Example] = []
     for run in runs:
         everything.append(run())
@@ -221,16 +226,16 @@ def gather(
         example.check_original()
     if labels is not None:
         decide([example.original.outputs for example in user], labels)  # raises where one is no class
-    return Evidence(examples, shape, small, fixed_size, random, user, labels, Trace(traced), hue)
+    return Evidence(examples, shape, small, fixed_size, random, data, user, labels, Trace(traced), hue)
 
 
 def _choose_inputs(
-    examples: Examples, given: Shape | None, data: Tensor | None
-) -> tuple[Shape, tuple[Tensor, ...]]:
+    examples: Examples, given: Shape | None, data: Data | None
+) -> tuple[Shape, list[Callable[[], Tensor]]]:
     """The shape of one input, and the user's in batches."""
     networks = examples.networks
     first = next(iter(networks.specs.values()), None)
-    batches: tuple[Tensor, ...] = ()
+    batches: list[Callable[[], Tensor]] = []
 
     def failure(shape: Shape) -> str | None:
         made = examples.at((1, *shape), _steps(networks) if smaller_sizes(shape) == [shape] else ())
@@ -239,8 +244,7 @@ def _choose_inputs(
     if data is not None:
         taken = find_shape(failure, tuple(data.shape[1:]), first)
         given = given or taken
-        data = data.reshape(len(data), *taken)
-        batches = in_batches(data, networks.dtype, device_of(networks.original))
+        batches = in_batches(data, taken, networks.dtype, device_of(networks.original))
     return find_shape(failure, given, first), batches
 
 

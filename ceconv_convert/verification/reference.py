@@ -13,9 +13,9 @@ What the outputs move by is an error that the original could have had.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -74,6 +74,10 @@ class Networks:
         """The dtype that the original computes in."""
         return dtype_of(self.original)
 
+    def run_read(self, read: Callable[[], Tensor]) -> Example:
+        """Both on what ``read`` gives, which is read again where the example's input is needed."""
+        return replace(self.run(read()), read=read)
+
     def run(self, x: Tensor, names: Collection[str] = (), *, bounded: bool = False) -> Example:
         """Both on an input in the original's dtype, with the steps ``names``.
 
@@ -90,7 +94,7 @@ class Networks:
         except FOREIGN_FAILURES as error:
             raise NotRunningError(as_text(x.shape), first_line(error)) from error
         try:
-            return Example(x, original, record(self.reference, x.double(), names), self)
+            return Example(lambda: x, original, record(self.reference, x.double(), names), self)
         except FOREIGN_FAILURES as error:
             failure = "the network does not run in float64, as the reference needs"
             raise VerificationError(f"{failure}: {first_line(error)}") from error
@@ -100,10 +104,15 @@ class Networks:
 class Example:
     """An input with what the original and, in float64, the reference give."""
 
-    input: Tensor
+    read: Callable[[], Tensor]
     original: Recording
     reference: Recording
     networks: Networks
+
+    @property
+    def input(self) -> Tensor:
+        """The input: the same tensor every time, or the user's, which is read again."""
+        return self.read()
 
     @cached_property
     def sensitivity(self) -> list[float]:

@@ -3,6 +3,8 @@
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -158,14 +160,35 @@ def random_input(shape: Shape, seed: int, dtype: torch.dtype, device: torch.devi
     return numbers.to(dtype).to(device)
 
 
-def in_batches(data: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """The user's inputs as the network takes them; UnreadableInputError where they are beyond its dtype."""
-    batches = torch.split(data.to(device, dtype), _USER_BATCH)
-    if not all(bool(torch.isfinite(batch).all()) for batch in batches):
-        raise UnreadableInputError(
-            f"inputs reach {float(data.abs().max()):.1e}, which {dtype}, the network's, does not hold"
-        )
-    return batches
+class Data(Protocol):
+    """Inputs that may be read one by one: a tensor ``[count, …]``, or what gives each when it is taken."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
+def in_batches(
+    data: Data, shape: Shape, dtype: torch.dtype, device: torch.device, size: int = _USER_BATCH
+) -> list[Callable[[], Tensor]]:
+    """What reads each batch of the user's inputs as the network takes them, ``shape`` each.
+
+    It raises UnreadableInputError where they are beyond the network's dtype.
+    """
+
+    def read(start: int) -> Tensor:
+        rows = [data[index] for index in range(start, min(start + size, data.shape[0]))]
+        batch = torch.stack(rows).reshape(-1, *shape)
+        found = batch.to(device, dtype)
+        if not bool(torch.isfinite(found).all()):
+            most = float(batch.abs().max())
+            raise UnreadableInputError(
+                f"inputs reach {most:.1e}, which {dtype}, the network's, does not hold"
+            )
+        return found
+
+    return [partial(read, start) for start in range(0, data.shape[0], size)]
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
