@@ -193,7 +193,7 @@ def test_a_value_that_is_no_tensor(tmp_path):
 
 @pytest.mark.parametrize("form", ["auto", "conv2d"])
 def test_an_unknown_processor_is_said_to_be_one(tmp_path, form):
-    with pytest.raises(SpecError, match="one of avx2, avx512; found 'sse'"):
+    with pytest.raises(SpecError, match="one of avx2, avx512, avx512_vnni; found 'sse'"):
         exported(tmp_path / "a.onnx", after(lambda m, y: y).eval(), form, processor="sse")
 
 
