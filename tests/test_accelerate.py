@@ -16,15 +16,18 @@ from ceconv_convert import (
     SpecError,
     accelerate,
     convert,
+    export_onnx,
     load,
+    migrate_checkpoint,
     plan,
     verify,
 )
+from ceconv_convert.architectures.resnet import BasicBlock, ResNet
 from ceconv_convert.training import accelerate as accelerating
 from ceconv_convert.training import fourier_convolution, tune
 from ceconv_convert.training.fast_layer import form_of, set_form
 from tests import foreign
-from tests.support import golden_layers, relative, same_state, small_network
+from tests.support import golden_layers, relative, same_state, shake, small_network
 
 GOLDEN = pytest.mark.parametrize("golden", golden_layers(), ids=lambda golden: golden.name)
 WAYS = ("grouped", "single", "patches")
@@ -473,3 +476,19 @@ def test_tuning_measures():
     accelerate(model, tune=(torch.randn(1, 3, 16, 16, generator=torch.Generator()),))
     assert torch.equal(torch.get_rng_state(), random)
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.slow  # torch exports a network
+def test_accelerated_models_are_written_as_any_others(tmp_path):
+    plain = shake(ResNet(BasicBlock, [1, 1, 1], [6, 8, 8], 10, 3, True, False, True)).eval()
+    model = copy.deepcopy(plain)
+    accelerate(model)
+    torch.save(model, tmp_path / "whole.pt")
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, tmp_path / "a.ckpt")
+    assert export_onnx(model, tmp_path / "a.onnx", input_shape=(3, 16, 16)).passed
+    assert verify(plain, tmp_path / "a.onnx", input_shape=(3, 16, 16)).passed
+    migrate_checkpoint(tmp_path / "a.ckpt", tmp_path / "b.ckpt")
+    migrated = torch.load(tmp_path / "b.ckpt", weights_only=True)
+    assert migrated["epoch"] == 3
+    assert same_state(migrated["state_dict"], convert(plain).state_dict())
+    assert verify(plain, convert(load(tmp_path / "whole.pt")), input_shape=(3, 16, 16)).passed
