@@ -17,6 +17,7 @@ from ceconv_convert.onnx.deliver import chosen_row, exportable, note_record
 from ceconv_convert.onnx.export import DEFAULT_OPSET
 from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.onnx_files import onnx_files
+from ceconv_convert.onnx.passes.cost_models import cost_model
 from ceconv_convert.rounding.calibration import split_images
 from ceconv_convert.rounding.deliver_rounded import PRECISIONS, Rounding, write_in_precision
 from ceconv_convert.verification.evidence import Progress, gather
@@ -75,6 +76,7 @@ def export_onnx(
     input_shape: tuple[int, ...] | None = None,
     opset: int = DEFAULT_OPSET,
     processor: str | None = None,
+    target: str = "onnxruntime",
     precision: str = "exact",
     inputs: Tensor | None = None,
     labels: Tensor | None = None,
@@ -95,6 +97,7 @@ def export_onnx(
         opset: of the file.
         processor: that ``auto`` and ``fourier`` are optimized for, ``avx2`` or ``avx512``; None is this
             machine's. The file runs everywhere.
+        target: the runtime that they are optimized for, ``onnxruntime`` or ``openvino``.
         precision: ``exact`` (float32), ``float16`` or ``int8``: a rounded file may lose ``max_drop``.
         inputs: images ``[count, 3, H, W]`` to judge on. int8 takes ranges from a third of them, at most 256,
             and is judged on the others.
@@ -119,6 +122,7 @@ def export_onnx(
         raise SpecError(f"precision is one of {', '.join(PRECISIONS)}; found {precision!r}")
     if precision == "int8" and inputs is None:
         raise SpecError("precision='int8' needs inputs, images to calibrate on and to judge on")
+    costs = cost_model(processor, precision=precision, runtime=target)
     calibration = None
     if precision == "int8" and inputs is not None:
         split = split_images(inputs, labels, seed=seed, source="inputs")
@@ -130,7 +134,7 @@ def export_onnx(
         layers, converted = plan_layers(model, found, form), exportable(model, form, found)
         evidence = gather(model, input_shape, found=found, seed=seed, data=inputs, labels=labels)
         exported, verdict = write_in_precision(
-            evidence, converted, staged, wanted, form=form, opset=opset, processor=processor
+            evidence, converted, staged, wanted, form=form, opset=opset, costs=costs
         )
         if not verdict.passed:
             raise VerificationError(f"nothing was written: {verdict}")

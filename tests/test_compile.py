@@ -20,6 +20,7 @@ from ceconv_convert.onnx import compile as compiling
 from ceconv_convert.onnx.deliver import exportable
 from ceconv_convert.onnx.export import write_onnx
 from ceconv_convert.onnx.passes.choose import choices_as_lines
+from ceconv_convert.onnx.passes.cost_models import cost_model
 from ceconv_convert.onnx.runtime import OnnxRunner
 from tests.random_networks import Gate, Residual, Roll, Scale, random_network
 from tests.support import shake, small_network
@@ -42,7 +43,12 @@ NETWORKS = {
 
 def written(path, model, *, form="auto", shape=(3, 32, 32), processor=None, **arguments):
     return write_onnx(
-        exportable(model, form), path, torch.randn(2, *shape), form=form, processor=processor, **arguments
+        exportable(model, form),
+        path,
+        torch.randn(2, *shape),
+        form=form,
+        costs=cost_model(processor),
+        **arguments,
     )
 
 
@@ -285,6 +291,28 @@ def test_few_channels_are_expanded_and_many_are_not(tmp_path):
     made = written(tmp_path / "b.onnx", model, shape=(3, 64, 64))
     assert [choice.form for choice in made.compiled.choices] == ["conv2d", "fourier", "fourier"]
     assert "conv2d: 0 (no other form is exact)" in choices_as_lines(made.compiled.choices)
+
+
+@pytest.mark.parametrize("rotations", [2, 3, 4])
+def test_transforms_as_sums_for_openvino(tmp_path, rotations):
+    model = shake(
+        nn.Sequential(
+            CEConv2d(1, rotations, 3, 16, 3),
+            nn.ReLU(),
+            CEConv2d(rotations, rotations, 16, 24, 3, separable=False),
+            nn.ReLU(),
+            CEConv2d(rotations, rotations, 24, 24, 3),
+        )
+    ).eval()
+    costs = cost_model("avx512", runtime="openvino")
+    path = tmp_path / "a.onnx"
+    write_onnx(exportable(model, "fourier"), path, torch.randn(2, 3, 20, 24), form="fourier", costs=costs)
+    x = torch.randn(2, 3, 20, 24)
+    check_exact(model, lambda x: OnnxRunner(path)(x)[0], x)
+    check_exact(model, in_openvino(path), x, roundings=64)
+    nodes = onnx.load(path).graph.node
+    assert sum(node.op_type == "Split" for node in nodes) == 4
+    assert sum(node.op_type == "Conv" for node in nodes) == 3
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from ceconv_convert.conversion.find import read_layer
 from ceconv_convert.kernel.closed_form import evaluate
 from ceconv_convert.onnx.compile import compile_graph
 from ceconv_convert.onnx.dialect import Layer
+from ceconv_convert.onnx.passes.cost_models import cost_model
 
 HEAD = """<ir_version: 10, opset_import: ["": 18, "ceconv.dialect": 1]>
 network (float[B,3,H,W] x) => (float{shape} y)
@@ -33,7 +34,12 @@ def compiled(spec, body, shape):
         onnx.helper.make_tensor_value_info("f", onnx.TensorProto.FLOAT, ["B", 4, 3, "H", "W"])
     )
     model = ir.from_proto(proto)
-    compile_graph(model, {"lifting": Layer("lifting", spec, (8, 8), torch.float32)}, form="auto", block=8)
+    compile_graph(
+        model,
+        {"lifting": Layer("lifting", spec, (8, 8), torch.float32)},
+        form="auto",
+        costs=cost_model("avx2"),
+    )
     return ir.to_proto(model)
 
 

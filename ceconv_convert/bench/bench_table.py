@@ -44,7 +44,8 @@ HEADINGS = ("candidate", *_COLUMNS)
 
 def title(row: Mapping[str, Any]) -> str:
     """The candidate of a row in words."""
-    return f"{row['name']}, {_RUNTIMES[row['runtime']]}"
+    runtime = _RUNTIMES.get(row["runtime"])
+    return f"{row['name']}, {runtime}" if runtime else str(row["name"])
 
 
 def row_as_texts(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -58,7 +59,7 @@ def bench_as_lines(bench: Bench) -> list[str]:
     return [
         f"{as_text(bench.shape)} on {bench.processor}; "
         f"{bench.threads} thread{'' if bench.threads == 1 else 's'}, {bench.provider}",
-        "medians of interleaved runs; speed against the original in the same runtime; limit: the "
+        "medians of interleaved runs; speed against the original, of files in ONNX Runtime; limit: the "
         f"multiplications at {bench.rate / 1e9:.0f}·10⁹ a second, a large matrix product's rate here",
         *(
             f"{title(vars(row))}: a quarter of its runs took more than {time_as_text(row.high)},"

@@ -7,6 +7,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from ceconv_convert.bench.openvino_runner import OpenVinoRunner, openvino_precisions
 from ceconv_convert.bench.session_probe import probe
 from ceconv_convert.errors import BenchError, first_line
 from ceconv_convert.onnx.onnx_files import onnx_files
@@ -33,6 +35,8 @@ _DISCARDED = 2
 _LEAST, _MOST = 5, 40
 _SECONDS = 20.0  # for all candidates together; slow ones get fewer runs, never fewer than five
 _ENDING = "ExecutionProvider"
+INT8 = ", int8"
+"""The end of the names of quantized files."""
 _REMOTE = "AzureExecutionProvider"
 """It sends single operators to a service; networks run on the CPU all the same."""
 
@@ -81,8 +85,9 @@ def measure(
 ) -> Bench:
     """Time ONNX files and modules in eval mode, by name, on the input ``x``; those of a runtime interleaved.
 
-    Ratios are against the candidate ``original`` in the same runtime. ``provider`` is the full name of an
-    execution provider; ``threads`` None is one a core; ``progress`` gets the rounds done and in all.
+    Files run in ONNX Runtime and, on the CPU and where it is installed, in OpenVINO. Ratios are against the
+    candidate ``original``: of files, in ONNX Runtime; of modules, in PyTorch. ``provider`` is the full name
+    of an execution provider; ``threads`` None is one a core; ``progress`` gets the rounds done and in all.
 
     Raises:
         BenchError: where a candidate cannot run on the input, or with that provider.
@@ -93,7 +98,10 @@ def measure(
     try:
         product = _matrix_product(provider, threads)
         runners = {name: _runner(path, provider, threads) for name, path in files.items()}
-        times, outputs = _run_all({**runners, _PRODUCT: product}, x, progress)
+        others = (
+            _in_openvino(files, threads) if provider.startswith("CPU") and x.dtype == torch.float32 else {}
+        )
+        times, outputs = _run_all({**runners, **others, _PRODUCT: product}, x, progress)
         torch.set_num_threads(threads)
         with torch.inference_mode():
             module_times, module_outputs = _run_all(
@@ -109,6 +117,8 @@ def measure(
             count = multiplications(path, x[:1]) * len(x)
             limit = count / rate
             rows.append(replace(row, size=size, load=load, memory=memory, multiplications=count, limit=limit))
+        for name in others:
+            rows.append(_row(name, "openvino", times, _error(outputs[name], exact)))
         for name, found in module_outputs.items():
             rows.append(_row(name, "torch", module_times, _error(found, exact)))
     except (RuntimeError, MemoryError) as error:
@@ -173,6 +183,18 @@ def _runner(path: Path, provider: str, threads: int) -> OnnxRunner:
     if runner.provider != provider:
         raise BenchError(f"{provider} does not load here: ONNX Runtime took {runner.provider} instead")
     return runner
+
+
+def _in_openvino(files: Mapping[str, Path], threads: int) -> dict[str, OpenVinoRunner]:
+    """By name and precision; a file that is quantized already in one of them."""
+    precisions = openvino_precisions()
+    runners = {}
+    for name, path in files.items():
+        for precision in precisions[:1] if name.endswith(INT8) else precisions:
+            key = name if name.endswith(INT8) else f"{name}, {precision}"
+            with suppress(RuntimeError):  # it does not read every original
+                runners[f"{key}, OpenVINO"] = OpenVinoRunner(path, precision, threads)
+    return runners
 
 
 def _matrix_product(provider: str, threads: int) -> Callable[[Tensor], object]:

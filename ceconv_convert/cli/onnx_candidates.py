@@ -15,6 +15,7 @@ from ceconv_convert.files.system import name_of
 from ceconv_convert.onnx.deliver import exportable, note_record
 from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.passes.choose import choices_as_lines
+from ceconv_convert.onnx.passes.cost_models import cost_model
 from ceconv_convert.onnx.runtime import CONVOLVED, OnnxRunner
 from ceconv_convert.rounding.deliver_rounded import Rounding, write_in_precision
 from ceconv_convert.surgery import copy_model
@@ -64,6 +65,7 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
     if job.precision != "exact":
         wanted = Rounding(job.precision, context.calibration, job.max_drop, job.processor)
     with context.terminal.progress("exporting to ONNX and running it") as progress:
+        costs = cost_model(job.processor, precision=job.precision, runtime=job.target)
         network = exportable(context.model, form, context.found)
         exported, verdict = write_in_precision(
             evidence,
@@ -72,7 +74,7 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
             wanted,
             form=form,
             opset=job.opset,
-            processor=job.processor,
+            costs=costs,
             progress=progress,
         )
         if verdict.passed:

@@ -31,6 +31,7 @@ class Job:
     input_shape: tuple[int, ...] | None
     opset: int
     processor: str | None
+    target: str
     precision: str
     max_drop: float
     allow: tuple[str, ...]
@@ -108,7 +109,7 @@ def _check_usage(job: Job, context: click.Context) -> None:
     html = any(report.suffix == ".html" for report in job.reports)
     images = job.inputs is not None and job.inputs.is_dir()
     one_file = job.converted is None
-    rounds = job.precision != "exact"
+    rounds, only_graphs = job.precision != "exact", (graphs or bench) and not job.module_outputs
     extra = "pip install 'ceconv-convert[report]'"
     mistakes = {
         "--verify-only takes two files, MODEL and CONVERTED": verify and one_file,
@@ -116,11 +117,11 @@ def _check_usage(job: Job, context: click.Context) -> None:
         "a second file is judged with --verify-only; outputs follow -o": not verify and not one_file,
         "--form auto needs .onnx outputs only": job.form == "auto" and (job.module_outputs or not graphs),
         "--opset needs an .onnx output": "opset" in stated and not (graphs or bench),
+        "--target needs an .onnx output in auto or fourier": "target" in stated and not (compiled or bench),
         "--processor needs an .onnx output in auto or fourier": job.processor and not (compiled or bench),
-        f"--precision {job.precision} needs .onnx outputs only": rounds
-        and (job.module_outputs or not graphs),
+        f"--precision {job.precision} needs .onnx outputs only": rounds and not only_graphs,
         "--precision int8 needs --inputs, images to calibrate on and to judge on": (
-            job.precision == "int8" and job.inputs is None
+            job.precision == "int8" and graphs and job.inputs is None
         ),
         "--max-drop needs --precision float16 or int8": "max_drop" in stated and not rounds,
         "--batch needs --bench": "batch" in stated and not bench,
@@ -158,6 +159,12 @@ _path = click.Path(path_type=Path)
     default=1.0,
     metavar="POINTS",
     help="Most that rounding may lose.",
+)
+@_option(
+    "--target",
+    type=click.Choice(["onnxruntime", "openvino"]),
+    default="onnxruntime",
+    help="Runtime to optimize .onnx files for.",
 )
 @_option(
     "--processor",

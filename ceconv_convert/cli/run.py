@@ -130,7 +130,7 @@ def _gather(
         with terminal.progress(f"reading {job.inputs.name}"):
             inputs = read_inputs(job.inputs, size)
         data, labels = inputs.images, inputs.labels  # read batch by batch
-        if job.precision == "int8":
+        if job.precision == "int8" and job.onnx_outputs:
             split = split_images(inputs.images.tensor(), labels, seed=job.seed, source=name_of(job.inputs))
             calibration, data, labels = split.calibration, split.judging, split.labels
     with terminal.progress("running the original and the reference") as progress:

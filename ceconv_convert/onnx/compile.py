@@ -9,6 +9,7 @@ from onnx_ir.passes import Sequential, common
 from ceconv_convert.onnx.boundaries import Boundary
 from ceconv_convert.onnx.dialect import DOMAIN, LAYER, Layer, is_dialect, notes
 from ceconv_convert.onnx.passes.choose import Choice, choose
+from ceconv_convert.onnx.passes.cost_models import CostModel
 from ceconv_convert.onnx.passes.fold_norms import fold_norms
 from ceconv_convert.onnx.passes.form_regions import form_regions
 from ceconv_convert.onnx.passes.lower import lower
@@ -26,7 +27,7 @@ class Compiled:
     boundaries: Sequence[Boundary[ir.Value]] = ()  # where each layer begins and ends
 
 
-def compile_graph(model: ir.Model, layers: Mapping[str, Layer], *, form: str, block: int) -> Compiled:
+def compile_graph(model: ir.Model, layers: Mapping[str, Layer], *, form: str, costs: CostModel) -> Compiled:
     """Rewrite a model with ``Layer`` nodes, which compute ``layers``, in place.
 
     ``form`` is ``auto`` (by the cost model) or ``fourier`` (wherever it applies), ``block`` the channel block
@@ -39,8 +40,8 @@ def compile_graph(model: ir.Model, layers: Mapping[str, Layer], *, form: str, bl
             notes(node).layer = layers[node.attributes["name"].as_string()]
     fired = {"fold_norms": fold_norms(graph), "form_regions": form_regions(graph)}
     common.RemoveUnusedNodesPass()(model)
-    choices = choose(graph, form=form, block=block)
-    boundaries = lower(graph)
+    choices = choose(graph, form=form, model=costs)
+    boundaries = lower(graph, elementwise=costs.elementwise)
     Sequential(
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),

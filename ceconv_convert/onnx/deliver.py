@@ -20,6 +20,7 @@ from ceconv_convert.onnx.dialect import SymbolicLayer
 from ceconv_convert.onnx.export import Exported, write_onnx
 from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.onnx_files import check_file
+from ceconv_convert.onnx.passes.cost_models import CostModel
 from ceconv_convert.onnx.runtime import OnnxRunner, check_dtype
 from ceconv_convert.surgery import copy_model, replace_modules
 from ceconv_convert.verification.evidence import Evidence, Progress
@@ -65,7 +66,7 @@ def write_judged_onnx(
     *,
     form: str,
     opset: int,
-    processor: str | None = None,
+    costs: CostModel | None = None,
     progress: Progress | None = None,
 ) -> tuple[Exported, Verdict]:
     """Write an ONNX file, check it, and judge it in ONNX Runtime.
@@ -86,7 +87,7 @@ def write_judged_onnx(
             opset=opset,
             fixed=fixed,
             form=form,
-            processor=processor,
+            costs=costs,
             progress=lambda done, total: progress(_WRITTEN * done // total, 100),
         )
         check_file(path)

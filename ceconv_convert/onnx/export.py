@@ -20,7 +20,7 @@ from ceconv_convert.onnx.boundaries import LAYERS, boundaries_as_text, boundarie
 from ceconv_convert.onnx.capture import EXPORT_FAILURES, capture, explain, quiet
 from ceconv_convert.onnx.compile import Compiled, compile_graph
 from ceconv_convert.onnx.dialect import layers_as_exported, name_layers
-from ceconv_convert.onnx.passes.costs import block_of
+from ceconv_convert.onnx.passes.cost_models import CostModel, cost_model
 from ceconv_convert.surgery import copy_model, unwrapped, wrapper_prefix
 from ceconv_convert.verification.evidence import Progress
 
@@ -59,7 +59,7 @@ def write_onnx(
     opset: int = DEFAULT_OPSET,
     fixed: Mapping[str, str] | None = None,
     form: str = "auto",
-    processor: str | None = None,
+    costs: CostModel | None = None,
     progress: Progress | None = None,
 ) -> Exported:
     """Export a copy of ``model`` in eval mode, with a dynamic batch, height and width where torch can.
@@ -67,12 +67,11 @@ def write_onnx(
     The input is named ``input``; the outputs ``output``, or ``output_0``, ``output_1``, …
 
     The model has no ``CEConv2d``; its symbolic layers get the ``form``, ``auto`` or ``fourier``, that suits
-    the ``processor``, ``avx2`` or ``avx512`` (None is this machine's). The example has a batch of at least 2.
-    The axes ``size`` and ``batch`` are not dynamic where ``fixed`` has them, with the reason.
+    the cost model (None is that of float32 in ONNX Runtime on this machine). The example has a batch of at
+    least 2. The axes ``size`` and ``batch`` are not dynamic where ``fixed`` has them, with the reason.
 
     Raises:
         ExportError: where the exporter cannot express the model, or not in this opset.
-        SpecError: for an unknown processor.
         OutputError: where the file cannot be written.
     """
     if "prefer_deferred_runtime_asserts_over_guards" not in signature(torch.export.export).parameters:
@@ -80,7 +79,7 @@ def write_onnx(
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= opset <= newest:
         raise ExportError(f"opset {opset} does not exist for onnx {onnx.__version__}: it knows 1 to {newest}")
-    block = block_of(processor)  # raises before the export takes its time
+    costs = costs or cost_model()
     module = unwrapped(copy_model(model).eval())
     symbolic = name_layers(module)
     captured = capture(
@@ -96,7 +95,7 @@ def write_onnx(
         layers = layers_as_exported(symbolic, example)
         try:
             with quiet():
-                compiled = compile_graph(captured.model, layers, form=form, block=block)
+                compiled = compile_graph(captured.model, layers, form=form, costs=costs)
                 convert_version(captured.model, opset, fallback=True)
         except EXPORT_FAILURES as error:
             problem = f"the graph cannot be compiled: {type(error).__name__}: {explain(error, _HINT)}"

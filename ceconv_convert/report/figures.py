@@ -15,7 +15,7 @@ from ceconv_convert.bench.bench_table import row_as_texts, title
 _INK = "#123456"  # stands for the page's text color
 _GREY = "#8a8f98"
 _COLORS = ("#d9480f", "#1971c2", "#2b8a3e", "#9c36b5", "#e67700", "#0b7285")
-_TIMES = {"onnx": _COLORS[0], "torch": _COLORS[1]}
+_TIMES = {"onnx": _COLORS[0], "torch": _COLORS[1], "openvino": _COLORS[2]}
 _LONGEST = 32  # characters of a name in a figure
 _LARGEST = 1e100  # numbers beyond it are drawn there: matplotlib's own arithmetic overflows
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")

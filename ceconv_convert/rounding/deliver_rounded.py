@@ -14,6 +14,7 @@ from ceconv_convert.files import provenance
 from ceconv_convert.files.system import name_of
 from ceconv_convert.onnx.deliver import note_record, write_judged_onnx
 from ceconv_convert.onnx.export import Exported
+from ceconv_convert.onnx.passes.cost_models import CostModel
 from ceconv_convert.onnx.runtime import OnnxRunner
 from ceconv_convert.rounding.judge_rounded import judge_rounded
 from ceconv_convert.rounding.round_file import has_vnni, ranges_of, write_float16, write_int8
@@ -49,12 +50,12 @@ def write_in_precision(
     *,
     form: str,
     opset: int,
-    processor: str | None = None,
+    costs: CostModel | None = None,
     progress: Progress | None = None,
 ) -> tuple[Exported, Verdict]:
     """Write an ONNX file as ``write_judged_onnx`` does, and round it if that is ``wanted``."""
     write = partial(
-        write_judged_onnx, evidence, converted, form=form, opset=opset, processor=processor, progress=progress
+        write_judged_onnx, evidence, converted, form=form, opset=opset, costs=costs, progress=progress
     )
     if wanted is None:
         return write(path)

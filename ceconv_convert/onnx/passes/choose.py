@@ -18,7 +18,8 @@ from ceconv_convert.forms.table import TABLE, Form
 from ceconv_convert.kernel.factored import Factored
 from ceconv_convert.kernel.spec import Pair
 from ceconv_convert.onnx.dialect import DOMAIN, MAJOR_LAYER, Layer, is_dialect, layer_of, layout_of, notes
-from ceconv_convert.onnx.passes.costs import layer_cost, up_to
+from ceconv_convert.onnx.passes.cost_models import CostModel
+from ceconv_convert.onnx.passes.costs import up_to
 
 _ROUNDS = 6
 _NAMED = 4
@@ -53,11 +54,11 @@ class _Site:
         source = self.layer.spec.in_channels if self.source is None else padding[self.source]
         return source, padding[self.target]
 
-    def costs(self, padding: Sequence[int], block: int) -> dict[Form, float]:
+    def costs(self, padding: Sequence[int], model: CostModel) -> dict[Form, float]:
         size, channels = self.layer.size, self.channels(padding)
         pixels = (math.prod(size), math.prod(self.layer.spec.out_size(size)))
         return {
-            form: layer_cost(factors, channels, pixels, sharing=self.sharing, block=block)
+            form: model.layer(factors, channels, pixels, sharing=self.sharing)
             for form, factors in self.forms.items()
         }
 
@@ -65,23 +66,23 @@ class _Site:
         """The cheapest, among those requested if any are."""
         return min(self.requested or self.forms, key=lambda form: costs[form])
 
-    def lowest_cost(self, padding: Sequence[int], block: int) -> float:
-        costs = self.costs(padding, block)
+    def lowest_cost(self, padding: Sequence[int], model: CostModel) -> float:
+        costs = self.costs(padding, model)
         return costs[self.best(costs)]
 
 
-def choose(graph: ir.Graph, *, form: str, block: int) -> list[Choice]:
+def choose(graph: ir.Graph, *, form: str, model: CostModel) -> list[Choice]:
     """Note the form of every layer, and the padded channels of every rotation-major value.
 
-    ``form`` is ``auto``, or ``fourier`` wherever it applies; ``block`` the channel block of the runtime.
+    ``form`` is ``auto``, or ``fourier`` or ``conv2d``, wherever it applies.
     """
     groups = _channel_groups(graph)
     index = {value: number for number, group in enumerate(groups) for value in group}
     sites = _sites(graph, index, form)
     channels = [layout.channels for group in groups if (layout := layout_of(group[0])) is not None]
     padding = min(
-        (_descend(channels, sites, start, block) for start in (1, block // 2, block)),
-        key=lambda trial: sum(site.lowest_cost(trial, block) for site in sites),
+        (_descend(channels, sites, start, model) for start in (1, model.block // 2, model.block)),
+        key=lambda trial: sum(site.lowest_cost(trial, model) for site in sites),
     )
     for value, number in index.items():
         layout = layout_of(value)
@@ -89,7 +90,7 @@ def choose(graph: ir.Graph, *, form: str, block: int) -> list[Choice]:
             notes(value).layout = dataclasses.replace(layout, padded=padding[number])
     choices = []
     for site in sites:
-        costs = site.costs(padding, block)
+        costs = site.costs(padding, model)
         best = site.best(costs)
         notes(site.node).form = best
         named = {row.name: cost for row, cost in costs.items()}
@@ -140,7 +141,7 @@ def _forms(layer: Layer, form: str) -> dict[Form, Factored]:
     }
 
 
-def _descend(channels: Sequence[int], sites: Sequence[_Site], start: int, block: int) -> list[int]:
+def _descend(channels: Sequence[int], sites: Sequence[_Site], start: int, model: CostModel) -> list[int]:
     """The padded channels of every group by coordinate descent, from multiples of ``start``."""
     padding = [up_to(count, start) for count in channels]
     for _ in range(_ROUNDS):
@@ -150,7 +151,7 @@ def _descend(channels: Sequence[int], sites: Sequence[_Site], start: int, block:
             costs = {}
             for padded in sorted({up_to(count, multiple) for multiple in (1, 4, 8, 16)}):
                 trial = [*padding[:number], padded, *padding[number + 1 :]]
-                costs[padded] = sum(site.lowest_cost(trial, block) for site in near)
+                costs[padded] = sum(site.lowest_cost(trial, model) for site in near)
             padding[number] = min(costs, key=costs.__getitem__)
         if padding == before:
             break

@@ -18,6 +18,7 @@ from ceconv_convert.onnx import dialect
 from ceconv_convert.onnx.boundaries import Boundary
 from ceconv_convert.onnx.dialect import FLAT, SPLIT, Layout, layer_of, layout_of, major_layout, notes
 from ceconv_convert.onnx.passes.editing import Array, add_constant, constant, in_rank, insert, noted, replace
+from ceconv_convert.onnx.passes.mix_elementwise import MOST_ROTATIONS, mix_elementwise
 
 _FLAT_POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 _WINDOWS = ("kernel_shape", "strides", "dilations", "pads")
@@ -27,13 +28,13 @@ _SWAP = [0, 2, 1, 3, 4]
 """Rotations and channels change places."""
 
 
-def lower(graph: ir.Graph) -> list[Boundary[ir.Value]]:
+def lower(graph: ir.Graph, *, elementwise: bool = False) -> list[Boundary[ir.Value]]:
     """Write the dialect, and operators on rotation-major features, in standard ones; where each layer is."""
     boundaries = []
     for node in list(graph):
         major = [value for value in node.inputs if layout_of(value) is not None]
         if dialect.is_dialect(node, dialect.MAJOR_LAYER):
-            made, layer, x = write_layer(node), layer_of(node), node.inputs[0]
+            made, layer, x = write_layer(node, elementwise=elementwise), layer_of(node), node.inputs[0]
             if x is not None:
                 entered = layout_of(x) is not None
                 boundaries.append(Boundary(layer.name, x, made, entered, True, layer.norms))
@@ -159,7 +160,7 @@ def _pad(numbers: Array, layout: Layout, further: float = 0) -> Array:
     return np.pad(numbers, widths, constant_values=further)
 
 
-def write_layer(node: ir.Node) -> ir.Value:
+def write_layer(node: ir.Node, *, elementwise: bool = False) -> ir.Value:
     """Write a ``RotationMajorLayer`` before ``node``; its output."""
     layer, form, value = layer_of(node), notes(node).form, node.inputs[0]
     if form is None or form.factors is None or value is None:
@@ -175,6 +176,9 @@ def write_layer(node: ir.Node) -> ir.Value:
         return add_constant(node, name, numbers.to(spec.dtype).numpy())
 
     def mix(kind: str, x: ir.Value, matrix: Tensor, channels: int) -> ir.Value:
+        if elementwise and max(spec.in_rotations, spec.out_rotations) <= MOST_ROTATIONS:
+            flat = in_rank(node, x, FLAT, Layout(channels, matrix.shape[1], channels))
+            return mix_elementwise(node, flat, matrix, channels, matrix[:0].to(spec.dtype).numpy())
         split = in_rank(node, x, SPLIT, Layout(channels, matrix.shape[1], channels))
         mixed = insert(node, "Conv", [split, rounded(kind, matrix[:, :, None, None, None])])
         return noted(mixed, SPLIT, split)
