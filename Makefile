@@ -6,7 +6,7 @@ OUT := demo-output
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest --numprocesses logical --dist worksteal
 
-.PHONY: help demo test quick oldest newest lint format fixture clean
+.PHONY: help demo web test quick oldest newest lint format fixture clean
 
 help:
 	@echo "make demo     convert the trained fixture to .safetensors and .onnx, and compare on its test images"
@@ -14,6 +14,7 @@ help:
 	@echo "make quick    lint, types, and the tests that catch most mistakes, within a minute"
 	@echo "make oldest   the quick tests with the lowest declared versions, in .venv-oldest"
 	@echo "make newest   the quick tests with the newest versions that there are, in .venv-newest"
+	@echo "make web      the example network on a web page, in demo-output/web, and a test of it (npm, chromium)"
 	@echo "make format   apply the formatter"
 	@echo "make fixture  train the fixture again"
 	@echo "make clean    remove what the others made"
@@ -31,6 +32,12 @@ demo: $(VENV)/installed
 	$(BIN)/ceconv-convert fixtures/color_digits.pt --input-shape 3,16,16 --force \
 		-o $(OUT)/color_digits.safetensors -o $(OUT)/color_digits.onnx
 	$(BIN)/python fixtures/agreement.py $(OUT)/color_digits.safetensors $(OUT)/color_digits.onnx
+
+web: $(VENV)/installed
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix .web onnxruntime-web@1.30.0
+	$(BIN)/python docs/web_demo/make_demo.py $(OUT)/web
+	$(BIN)/python -m pytest tests/test_web_demo.py
+	@echo "look at it: python3 -m http.server --directory $(OUT)/web, then http://localhost:8000"
 
 test: lint
 	$(BIN)/python $(PYTEST)
@@ -55,4 +62,4 @@ fixture: $(VENV)/installed
 	$(BIN)/python fixtures/train_color_digits.py
 
 clean:
-	rm -rf $(VENV) .venv-* $(OUT) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* .web $(OUT) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
