@@ -22,6 +22,7 @@ from ceconv_convert.rounding.calibration import split_images
 from ceconv_convert.rounding.deliver_rounded import PRECISIONS, Rounding, write_in_precision
 from ceconv_convert.verification.evidence import Progress, gather
 from ceconv_convert.verification.judge import judge_module
+from ceconv_convert.verification.shapes import static_shape
 from ceconv_convert.verification.verdict import Verdict, verdict_summary
 
 
@@ -82,6 +83,7 @@ def export_onnx(
     labels: Tensor | None = None,
     max_drop: float = 1.0,
     seed: int = 0,
+    static: bool = False,
     force: bool = False,
 ) -> Verdict:
     """Convert ``model``, and write it as an ONNX file if its outputs in ONNX Runtime are those of ``model``.
@@ -105,6 +107,8 @@ def export_onnx(
         max_drop: most points of accuracy or agreement that a rounded file may lose; layers with most noise
             stay float32 where it would lose more.
         seed: of the random inputs, and of the choice of images.
+        static: write the file for one input shape, with the batch that ``input_shape`` begins with, or 1:
+            without arithmetic on sizes, which some runtimes do not take. It is judged at that shape.
         force: overwrite an existing file.
 
     Returns:
@@ -131,10 +135,20 @@ def export_onnx(
     with Staging(force=force) as staging:
         staged = staging.path_for(Path(path))
         found = find_layers(model)
+        batch = None
+        if static:
+            batch, input_shape = static_shape(input_shape, (layer.reading for layer in found))
         layers, converted = plan_layers(model, found, form), exportable(model, form, found)
         evidence = gather(model, input_shape, found=found, seed=seed, data=inputs, labels=labels)
         exported, verdict = write_in_precision(
-            evidence, converted, staged, wanted, form=form, opset=opset, costs=costs
+            evidence,
+            converted,
+            staged,
+            wanted,
+            form=form,
+            opset=opset,
+            costs=costs,
+            static_batch=batch,
         )
         if not verdict.passed:
             raise VerificationError(f"nothing was written: {verdict}")
@@ -142,7 +156,7 @@ def export_onnx(
         summary = verdict_summary(verdict)
         note_record(staged, provenance.record(type(model).__name__, None, form, rows, summary))
         staging.commit()
-    if evidence.fixed_size is not None:  # a property of the network, not of the file
+    if evidence.fixed_size is not None and not static:  # a property of the network, not of the file
         exported = replace(exported, fixed={**exported.fixed, "size": ""})
     for note in exported.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)

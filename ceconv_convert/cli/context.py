@@ -34,6 +34,7 @@ class RunContext:
     plan: Plan
     evidence: Evidence
     calibration: Tensor | None = None  # images that nothing is judged on
+    static_batch: int | None = None  # of .onnx files of one input shape
 
     def record(
         self, verdict: Verdict | None, form: str | None = None, exported: Exported | None = None

@@ -75,6 +75,7 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
             form=form,
             opset=job.opset,
             costs=costs,
+            static_batch=context.static_batch,
             progress=progress,
         )
         if verdict.passed:

@@ -46,6 +46,7 @@ class Job:
     provider: str
     seed: int
     unsafe: bool
+    static: bool
     dry_run: bool
     force: bool
     quiet: bool
@@ -124,6 +125,7 @@ def _check_usage(job: Job, context: click.Context) -> None:
             job.precision == "int8" and graphs and job.inputs is None
         ),
         "--max-drop needs --precision float16 or int8": "max_drop" in stated and not rounds,
+        "--static needs .onnx outputs only": job.static and (job.module_outputs or not graphs),
         "--batch needs --bench": "batch" in stated and not bench,
         "--threads needs --bench": "threads" in stated and not bench,
         "--provider needs --bench": "provider" in stated and not bench,
@@ -182,6 +184,7 @@ _path = click.Path(path_type=Path)
 @_option("--threads", type=click.IntRange(1), help="Threads for --bench.  [default: all cores]")
 @_option("--provider", metavar="NAME", default="cpu", help="Execution provider of ONNX Runtime for --bench.")
 @_option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", help="Seed of random inputs.")
+@_flag("--static", help="Fix the input shape of .onnx files, batch included.")
 @_flag("--unsafe", help="Let the pickle in MODEL run code: only if you trust its author.")
 @_flag("--dry-run", help="Print the table of layers and stop.")
 @_flag("--force", help="Overwrite existing outputs.")
@@ -211,7 +214,7 @@ def cli(context: click.Context, /, **options: Any) -> Job:
     """
     job = Job(**options)
     if not (job.outputs or job.verify_only or job.bench):
-        graph = job.form == "auto" or job.precision != "exact"
+        graph = job.form == "auto" or job.precision != "exact" or job.static
         what = job.form or ("auto" if graph else "conv3d")
         what += f".{job.precision}" if job.precision != "exact" else ""
         name = f"{job.model.stem}.{what}{ONNX_SUFFIX if graph else '.pt'}"

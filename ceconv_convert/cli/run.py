@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from ceconv_convert.rounding.calibration import split_images
 from ceconv_convert.user_inputs import read_inputs
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.hue_sweep import hue_circle
-from ceconv_convert.verification.shapes import Data, as_text
+from ceconv_convert.verification.shapes import Data, as_text, static_shape
 from ceconv_convert.verification.verdict import verdict_as_line
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
             )
         model = build_network(source, model=job.factory, arguments=dict(job.arguments))
     found = find_layers(model)
+    batch = None
+    if job.static:
+        batch, shape = static_shape(job.input_shape, (layer.reading for layer in found))
+        job = replace(job, input_shape=shape)
     plan = plan_layers(model, found, job.module_form or AUTO)
     if plan.rows and not job.verify_only:
         terminal.table(plan.table(), ("red" if row.refusal else "" for row in plan))
@@ -71,7 +75,8 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
         check_plan(plan)
     if job.dry_run:
         return True
-    context = RunContext(job, terminal, source, model, found, plan, *_gather(job, model, found, terminal))
+    evidence, calibration = _gather(job, model, found, terminal)
+    context = RunContext(job, terminal, source, model, found, plan, evidence, calibration, batch)
     bench = None
     if job.bench:
         from ceconv_convert.cli.bench_run import bench_provider, run_bench

@@ -49,14 +49,15 @@ def capture(
     opset: int,
     *,
     fixed: Mapping[str, str],
+    batch: int = 1,
     hint: str = "",
     progress: Progress | None = None,
 ) -> Captured:
     """Export a module in eval mode with a dynamic batch, height and width, or as much of that as torch can.
 
     The example's batch is at least 2: a batch of 1 would be taken for a constant. ``fixed`` says why the
-    ``batch`` is 1, or the ``size`` the example's; ``hint`` ends an error of unknown cause. ``progress`` gets
-    quarters of an export.
+    batch is ``batch``, or the ``size`` the example's; ``hint`` ends an error of unknown cause. ``progress``
+    gets quarters of an export.
 
     Raises:
         ExportError: where torch cannot export the network at all.
@@ -67,7 +68,7 @@ def capture(
     for dynamic in dict.fromkeys(tuple(axis for axis in found if axis not in fixed) for found in attempts):
         if program is not None and "batch" not in (*dynamic, *fixed):
             break  # an operator without ONNX has none for a fixed batch either
-        x = example if "batch" in dynamic else example[:1]
+        x = example if "batch" in dynamic else example[:batch]
         axes = {0: "batch"} if "batch" in dynamic else {}
         if "size" in dynamic:
             axes |= {x.dim() - 2: "height", x.dim() - 1: "width"}

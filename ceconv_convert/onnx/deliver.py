@@ -67,9 +67,10 @@ def write_judged_onnx(
     form: str,
     opset: int,
     costs: CostModel | None = None,
+    static_batch: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Exported, Verdict]:
-    """Write an ONNX file, check it, and judge it in ONNX Runtime.
+    """Write an ONNX file, check it, and judge it in ONNX Runtime; with a ``static_batch`` at that alone.
 
     Axes at whose sizes it is wrong are written as fixed ones. ``progress`` gets parts of a hundred.
     """
@@ -78,16 +79,20 @@ def write_judged_onnx(
     fixed: Mapping[str, str] = {}
     if evidence.fixed_size is not None:
         fixed = {"size": f"the network takes no other size: {evidence.fixed_size}"}
+    example = evidence.export_example
+    if static_batch is not None:
+        fixed, example = {"size": "", "batch": ""}, evidence.examples.input((static_batch, *evidence.shape))
     failed: tuple[Exported, Verdict] | None = None
     while True:
         exported = write_onnx(
             converted,
             path,
-            evidence.export_example,
+            example,
             opset=opset,
             fixed=fixed,
             form=form,
             costs=costs,
+            static_batch=static_batch,
             progress=lambda done, total: progress(_WRITTEN * done // total, 100),
         )
         check_file(path)

@@ -20,6 +20,7 @@ from ceconv_convert.onnx.boundaries import LAYERS, boundaries_as_text, boundarie
 from ceconv_convert.onnx.capture import EXPORT_FAILURES, capture, explain, quiet
 from ceconv_convert.onnx.compile import Compiled, compile_graph
 from ceconv_convert.onnx.dialect import layers_as_exported, name_layers
+from ceconv_convert.onnx.finish import finish
 from ceconv_convert.onnx.passes.cost_models import CostModel, cost_model
 from ceconv_convert.surgery import copy_model, unwrapped, wrapper_prefix
 from ceconv_convert.verification.evidence import Progress
@@ -36,13 +37,15 @@ class Exported:
     """What was written, and what it assumes of its dynamic axes.
 
     ``fixed`` has the axes that are not dynamic, ``size`` (height and width) and ``batch`` (of 1), with the
-    reason; ``prefix`` is that of the wrappers around the network, which are not exported.
+    reason; ``prefix`` is that of the wrappers around the network, which are not exported. ``bytes_of`` has
+    the bytes of each module's weights in the file.
     """
 
     fixed: Mapping[str, str] = field(default_factory=dict)
     compiled: Compiled = field(default_factory=Compiled)
     prefix: str = ""
     assumptions: tuple[Assumption, ...] = ()
+    bytes_of: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def notes(self) -> list[str]:
@@ -60,6 +63,7 @@ def write_onnx(
     fixed: Mapping[str, str] | None = None,
     form: str = "auto",
     costs: CostModel | None = None,
+    static_batch: int | None = None,
     progress: Progress | None = None,
 ) -> Exported:
     """Export a copy of ``model`` in eval mode, with a dynamic batch, height and width where torch can.
@@ -68,7 +72,8 @@ def write_onnx(
 
     The model has no ``CEConv2d``; its symbolic layers get the ``form``, ``auto`` or ``fourier``, that suits
     the cost model (None is that of float32 in ONNX Runtime on this machine). The example has a batch of at
-    least 2. The axes ``size`` and ``batch`` are not dynamic where ``fixed`` has them, with the reason.
+    least 2. The axes ``size`` and ``batch`` are not dynamic where ``fixed`` has them, with the reason. With a
+    ``static_batch``, which the example has at least, all sizes in the file are numbers.
 
     Raises:
         ExportError: where the exporter cannot express the model, or not in this opset.
@@ -87,6 +92,7 @@ def write_onnx(
         example,
         DEFAULT_OPSET if symbolic else opset,
         fixed=fixed or {},
+        batch=static_batch or 1,
         hint=_HINT if symbolic else "",  # a layer in a branch, as of torch.cond
         progress=progress,
     )
@@ -108,13 +114,9 @@ def write_onnx(
     if found != opset:
         problem = f"the network cannot be written with opset {opset}: the exporter gives {found}"
         raise ExportError(f"{problem}; pass --opset {found}")
-    graph.inputs[0].name = "input"
-    for index, value in enumerate(graph.outputs):
-        value.name = "output" if len(graph.outputs) == 1 else f"output_{index}"
+    with quiet():
+        sizes = finish(captured.model, name=type(module).__name__, static=static_batch is not None)
     common.NameFixPass()(captured.model)  # a weight or an inner value of that name gets another
-    common.ClearMetadataAndDocStringPass()(captured.model)  # stack traces, as large as the graph itself
-    for value in (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)):
-        value.metadata_props.clear()
     captured.model.metadata_props[LAYERS] = boundaries_as_text(graph, boundaries)
     save_graph(captured.model, path)
     if progress is not None:
@@ -122,7 +124,7 @@ def write_onnx(
     compiled = replace(compiled, boundaries=())  # they hold the graph
     for value in graph.initializers.values():
         value.const_value = None  # graphs refer to themselves, and are collected late
-    return Exported(captured.fixed, compiled, wrapper_prefix(model), captured.assumptions)
+    return Exported(captured.fixed, compiled, wrapper_prefix(model), captured.assumptions, sizes)
 
 
 def save_graph(model: ir.Model, path: Path) -> None:

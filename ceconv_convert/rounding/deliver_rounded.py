@@ -51,11 +51,19 @@ def write_in_precision(
     form: str,
     opset: int,
     costs: CostModel | None = None,
+    static_batch: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Exported, Verdict]:
     """Write an ONNX file as ``write_judged_onnx`` does, and round it if that is ``wanted``."""
     write = partial(
-        write_judged_onnx, evidence, converted, form=form, opset=opset, costs=costs, progress=progress
+        write_judged_onnx,
+        evidence,
+        converted,
+        form=form,
+        opset=opset,
+        costs=costs,
+        static_batch=static_batch,
+        progress=progress,
     )
     if wanted is None:
         return write(path)

@@ -150,17 +150,18 @@ class Evidence:
     def fitting(self, declared: Sequence[int | None]) -> Evidence:
         """The inputs that a file takes whose input has that shape; None is a dynamic axis.
 
-        A file that takes no other size is judged at the network's own in everything. All inputs where a file
-        takes none of the random ones, which then fails.
+        A file that takes no other size, or also one batch alone, is judged at those in everything. All inputs
+        where a file takes none of the random ones, which then fails.
         """
         if fits(self.shape, declared[1:]) and not fits(other_size(self.shape), declared[1:]):
-            return self._at_full_size()._fitting(declared)
+            return self._at_full_size(declared[0])._fitting(declared)
         return self._fitting(declared)
 
-    def _at_full_size(self) -> Evidence:
-        shapes = _random_shapes(self.shape, self.shape, None)
-        random = tuple(_random_example(self.examples, shape, self.shape) for shape in shapes)
-        if self.small == self.shape:
+    def _at_full_size(self, batch: int | None) -> Evidence:
+        first = (batch or 1, *self.shape)
+        shapes = [first] if batch else _random_shapes(self.shape, self.shape, None)
+        random = tuple(_random_example(self.examples, shape, first) for shape in shapes)
+        if first == (1, *self.small):
             return replace(self, random=random)
         trace, rotation = Trace(random[0]), rotate_hue(random[0])
         return replace(self, small=self.shape, random=random, trace=trace, hue_rotation=rotation)
@@ -172,13 +173,15 @@ class Evidence:
         if self.images is None or not self.user:
             return replace(self, random=random)
         shape, batch = self.user[0].input.shape[1:], declared[0]
-        if not fits(shape, declared[1:]) or self.images.shape[0] % (batch or 1):
+        if not fits(shape, declared[1:]) or self.images.shape[0] < (batch or 1):
             return replace(self, random=random, user=(), labels=None)
-        user = self.user
-        if batch is not None:
+        user, labels = self.user, self.labels
+        if batch is not None:  # whole batches alone
             batches = in_batches(self.images, shape, self.dtype, device_of(self.networks.original), batch)
-            user = tuple(map(self.networks.run_read, batches))
-        return replace(self, random=random, user=user)
+            whole = self.images.shape[0] // batch
+            user = tuple(map(self.networks.run_read, batches[:whole]))
+            labels = None if labels is None else labels[: whole * batch]
+        return replace(self, random=random, user=user, labels=labels)
 
 
 def gather(
@@ -209,7 +212,7 @@ def gather(
     shape, batches = _choose_inputs(examples, input_shape, data)
     small, fixed_size = _small_shape(examples, shape)
     shapes = _random_shapes(shape, small, other_size(small) if fixed_size is None else None)
-    runs = [partial(_random_example, examples, each, small) for each in shapes]
+    runs = [partial(_random_example, examples, each, (1, *small)) for each in shapes]
     runs += [partial(networks.run_read, batch) for batch in batches]
     everything: list[Example] = []
     for run in runs:
@@ -266,9 +269,9 @@ def _random_shapes(shape: Shape, small: Shape, other: Shape | None) -> list[Shap
     return list(dict.fromkeys(shapes))
 
 
-def _random_example(examples: Examples, shape: Shape, small: Shape) -> Example:
-    """With the steps recorded on one small image."""
-    made = examples.at(shape, _steps(examples.networks) if shape == (1, *small) else ())
+def _random_example(examples: Examples, shape: Shape, traced: Shape) -> Example:
+    """With the steps recorded where it is of the shape ``traced``."""
+    made = examples.at(shape, _steps(examples.networks) if shape == traced else ())
     if isinstance(made, str):
         raise NotRunningError(as_text(shape), made)
     return made

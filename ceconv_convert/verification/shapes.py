@@ -1,7 +1,7 @@
 """Input shapes that a network runs on, and seeded random inputs of them."""
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -94,6 +94,23 @@ def without_batch(given: Sequence[int], first: KernelSpec | None) -> Shape:
     raise InputShapeError(
         f"{as_text(shape)} is not the shape of one input: give it without the batch, for {example}"
     )
+
+
+def static_shape(given: Shape | None, readings: Iterable[object]) -> tuple[int, Shape | None]:
+    """The batch of a file of fixed shape, 1 where none is given, and the shape of one input.
+
+    ``readings`` are those of the network's layers.
+
+    >>> static_shape((8, 3, 224, 224), []), static_shape((3, 224, 224), [])
+    ((8, (3, 224, 224)), (1, (3, 224, 224)))
+    """
+    if given is None:
+        return 1, None
+    first = next((reading for reading in readings if isinstance(reading, KernelSpec)), None)
+    images = first is None or isinstance(first, LiftingSpec)
+    if len(given) == (_IMAGE if images else _FEATURES) + 1:
+        return given[0], tuple(given[1:])
+    return 1, without_batch(given, first)
 
 
 def smaller_sizes(shape: Shape) -> list[Shape]:

@@ -40,8 +40,8 @@ def insert(
     *,
     domain: str = "",
 ) -> ir.Value:
-    """The output of a new node, put before another."""
-    node = ir.node(op_type, inputs, attributes, domain=domain)
+    """The output of a new node, put before another, whose module it is of."""
+    node = ir.node(op_type, inputs, attributes, domain=domain, metadata_props=dict(before.metadata_props))
     before.prepend(node)
     return node.outputs[0]
 
