@@ -10,9 +10,10 @@ from ceconv_convert.errors import FOREIGN_FAILURES, ConversionError, first_line
 
 def copy_model(model: nn.Module) -> nn.Module:
     """A deep copy of ``model``; raises ConversionError where a part of it cannot be copied."""
-    # Pruning and legacy weight norm leave computed tensors on a module, which torch refuses to copy. The copy
-    # gets their numbers; its next call computes them anew.
-    attributes = [value for module in model.modules() for value in vars(module).values()]
+    # Pruning and legacy weight norm leave computed tensors on a module, and some layers keep them as buffers,
+    # which torch refuses to copy. The copy gets their numbers; its next call computes them anew.
+    modules = list(model.modules())
+    attributes = [value for m in modules for value in (*vars(m).values(), *m._buffers.values())]
     computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
     memo: dict[int, object] = {id(tensor): tensor.detach().clone() for tensor in computed}
     try:

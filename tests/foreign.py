@@ -71,8 +71,74 @@ class Wide(CEConv2D):
         return super().forward(x).flatten(1, 2)
 
 
-class GroupConvHS(nn.Conv2d):
-    """A group-major layer of hue and saturation."""
+class GroupConvHS(nn.Module):
+    """A group-major layer of hue and saturation: it moves its input, and convolves with one weight."""
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=1,
+        padding=0,
+        n_groups_hue=1,
+        n_groups_saturation=1,
+        bias=False,
+    ):
+        super().__init__()
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        self.stride, self.padding, self.bias = stride, padding, bias
+        self.n_groups_hue, self.n_groups_saturation = n_groups_hue, n_groups_saturation
+        channels = n_groups_hue * n_groups_saturation * in_channels
+        self.conv_weight = nn.Parameter(torch.randn(out_channels, channels, kernel_size, kernel_size) / 5)
+        self.register_buffer("group_conv_weight", self.conv_weight * 2)  # computed once, never read
+
+    def forward(self, x):
+        hues, count = self.n_groups_hue, self.n_groups_saturation
+        x = x.view(x.shape[0], hues, count, self.in_channels, *x.shape[-2:])
+        outputs = []
+        for hue in range(hues):
+            for saturation in range(count):
+                shift = saturation - count // 2
+                seen = torch.zeros_like(x)
+                for place in range(max(0, -shift), min(count, count - shift)):
+                    seen[:, :, place] = x.roll(-hue, 1)[:, :, place + shift]
+                y = F.conv2d(seen.flatten(1, 3), self.conv_weight, None, self.stride, self.padding)
+                outputs.append(y / ((count - abs(shift)) / count))
+        return torch.cat(outputs, 1)
+
+
+class GroupBatchNorm2d(nn.Module):
+    """A batch norm for group-major features."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.batch_norm = nn.BatchNorm3d(channels)
+
+    def forward(self, x):
+        y = x.view(x.shape[0], -1, self.batch_norm.num_features, *x.shape[-2:]).transpose(1, 2)
+        return self.batch_norm(y).transpose(1, 2).flatten(1, 2)
+
+
+class HueSaturationNetwork(nn.Module):
+    """The small network of that paper, by the names of its checkpoints; it takes shifted copies of images."""
+
+    def __init__(self, num_classes, n_groups_hue, n_groups_saturation):
+        super().__init__()
+        groups = {"n_groups_hue": n_groups_hue, "n_groups_saturation": n_groups_saturation}
+        self.groups = n_groups_hue * n_groups_saturation
+        width, channels, layers = int(20 / self.groups**0.5), 3, []
+        for index, kernel_size in enumerate((3, 3, 3, 3, 3, 3, 4)):
+            out = width if index < 6 else num_classes
+            layers += [GroupConvHS(channels, out, kernel_size, **groups), GroupBatchNorm2d(out)]
+            layers += [nn.ReLU()] if index < 6 else []
+            layers += [nn.MaxPool2d(2)] if index == 1 else []
+            channels = out
+        self.network = nn.Sequential(*layers)
+
+    def forward(self, x):
+        y = self.network(x)
+        return y.view(y.shape[0], self.groups, -1, *y.shape[-2:]).amax(1).mean((2, 3)).softmax(1)
 
 
 class Network(nn.Module):

@@ -82,7 +82,6 @@ def test_candidates():
     ("layer", "sentence"),
     [
         (foreign.Gated(1, 3, 3, 2, 3), "gated by the input.*filter_conv1"),
-        (foreign.GroupConvHS(3, 2, 3), "group-major"),
         (foreign.Shuffled(3, 3, 2, 2, 3), "differs from what its parameters say"),
         (foreign.Crashing(3, 3, 2, 2, 3), "forward pass fails on an input of shape .*missing"),
         (foreign.Wide(3, 3, 2, 2, 3), r"gives \[2, 6, 4, 5\] where its parameters say \[2, 2, 3, 4, 5\]"),

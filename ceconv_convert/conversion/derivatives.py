@@ -7,13 +7,13 @@ sub-modules and attributes that the published layer does not have.
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ceconv_convert.conversion.hue_saturation import TENSORS, is_hue_saturation
 from ceconv_convert.layers.ceconv2d import PICKLED_AS, CEConv2d
 
 CLASS_NAMES = frozenset({"CEConv2d", "CEConv2D"})
 """The published layer's spellings."""
 
 REFUSED_CLASSES = {
-    "GroupConvHS": "a group-major hue-saturation layer orders rotations before channels",
     "LEConv2d": "a luminance-equivariant layer scales brightness; its group is not cyclic",
 }
 
@@ -25,7 +25,10 @@ _REASONS = {
     "filter_conv": "its output is gated by the input (partially equivariant derivative)",
     "gumbel": "its output is gated by random samples (partially equivariant derivative)",
     "spatial_rotations": "its group has spatial rotations beside hue (another group)",
-    "img_shift": "it shifts saturation or value of the image, which is not linear in the input",
+    "img_shift": (
+        "it shifts saturation or value of the image, which is not linear in the input: "
+        "shift images in front of the network instead"
+    ),
     "hsv_space": _HSV,
     "sat_shift": _HSV,
     "axis": "it rotates colors about an axis of its own (another group)",
@@ -56,6 +59,7 @@ def derivative_reason(module: nn.Module) -> str | None:
             return REFUSED_CLASSES[cls.__name__]
     lifting = getattr(module, "in_rotations", None) == 1
     expected = {"weight", "bias", "transformation_matrix" if lifting else "pointwise_weight"}
+    expected = TENSORS if is_hue_saturation(module) else expected
     tensors = dict([*module.named_parameters(), *module.named_buffers()])
     unknown = {key for key in tensors if key.removeprefix("parametrizations.").split(".")[0] not in expected}
     unknown |= {name for name, _ in module.named_children()} - {"parametrizations"}

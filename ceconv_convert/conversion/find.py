@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ceconv_convert.conversion.derivatives import CLASS_NAMES, REFUSED_CLASSES, derivative_reason, is_ours
+from ceconv_convert.conversion.hue_saturation import hue_saturation_spec, is_hue_saturation
 from ceconv_convert.errors import FOREIGN_FAILURES, SpecError, first_line, shown
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.kernel import spec as specs
@@ -73,6 +74,8 @@ def is_candidate(module: nn.Module) -> bool:
     if isinstance(module, TargetLayer):
         return False
     if any(cls.__name__ in CLASS_NAMES | REFUSED_CLASSES.keys() for cls in type(module).__mro__):
+        return True
+    if is_hue_saturation(module):
         return True
     if not {"in_rotations", "out_rotations"} <= vars(module).keys():
         return False
@@ -138,6 +141,10 @@ def _disagreement(module: nn.Module) -> str | None:
 
 
 def _spec_of(module: nn.Module) -> KernelSpec:
+    if is_hue_saturation(module):
+        names = ("out_channels", "in_channels", "n_groups_hue", "n_groups_saturation")
+        counts = (_integer(module, name) for name in names)
+        return hue_saturation_spec(module, _tensor(module, "conv_weight"), *counts)
     weight = _tensor(module, "weight")
     kernel_size = specs.normalize_pair(getattr(module, "kernel_size", ()))
     out_channels, in_channels, in_rotations, out_rotations = (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ceconv_convert.forms.target import TargetLayer, without_numbers
 from ceconv_convert.kernel.cyclic_fourier import fourier_factors
 from ceconv_convert.kernel.expand import expand
-from ceconv_convert.kernel.rotation_major import flatten_rotations, unflatten_rotations
+from ceconv_convert.kernel.rotation_major import flatten_rotations
 from ceconv_convert.kernel.spec import KernelSpec, split_padding
 
 
@@ -37,10 +37,9 @@ class ExpandedConv2d(TargetLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, I, N_in, H, W]``, or flat, ``[B, I·N_in, H, W]``, → ``[B, O, N_out, H', W']``."""
-        x = self.pad_excess(flatten_rotations(input))
+        x = self.pad_excess(flatten_rotations(self.take(input) if self.group_major else input))
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
-        features: Tensor = y.contiguous().unflatten(1, (-1, self.out_rotations))
-        return features
+        return self.give(y.contiguous().unflatten(1, (-1, self.out_rotations)))
 
 
 class FourierConv2d(TargetLayer, nn.Conv2d):
@@ -72,7 +71,7 @@ class FourierConv2d(TargetLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, I, N, H, W]``, or flat, ``[B, I·N, H, W]``, → ``[B, O, N, H', W']``."""
-        x = unflatten_rotations(input, self.in_channels, self.in_rotations).transpose(1, 2)  # [B, N, I, H, W]
+        x = self.take(input).transpose(1, 2)  # [B, N, I, H, W]
         # Matrix products and a convolution for each product: torch is slow at 1×1×1 Conv3d and at groups.
         mixed = torch.matmul(self.forward_transform, x.flatten(2))  # [B, m, I·H·W]
         mixed = self.pad_excess(torch.unflatten(mixed, 2, x.shape[2:]))
@@ -87,4 +86,4 @@ class FourierConv2d(TargetLayer, nn.Conv2d):
             dim=1,
         )  # [B, m, O, H', W']
         features = torch.matmul(self.inverse_transform, y.flatten(2))  # [B, N, O·H'·W']
-        return torch.unflatten(features, 2, y.shape[2:]).transpose(1, 2).contiguous()
+        return self.give(torch.unflatten(features, 2, y.shape[2:]).transpose(1, 2))

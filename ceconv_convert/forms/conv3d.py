@@ -16,8 +16,8 @@ from ceconv_convert.errors import SpecError
 from ceconv_convert.forms.target import TargetLayer, without_numbers
 from ceconv_convert.kernel import circular
 from ceconv_convert.kernel.color import ColorOrder, color_order, matrix_powers
-from ceconv_convert.kernel.rotation_major import flatten_rotations, unflatten_rotations
-from ceconv_convert.kernel.spec import CyclicSpec, KernelSpec, LiftingSpec, split_padding
+from ceconv_convert.kernel.rotation_major import flatten_rotations, take_features
+from ceconv_convert.kernel.spec import CyclicSpec, GroupMajorSpec, KernelSpec, LiftingSpec, split_padding
 
 
 class DepthConv3d(TargetLayer, nn.Conv3d):
@@ -53,9 +53,8 @@ class DepthConv3d(TargetLayer, nn.Conv3d):
         stride = (self.stride[1], self.stride[2])
         padding = ((rows + top, rows + bottom), (columns + left, columns + right))
         if matrix is None:
-            return CyclicSpec(
-                circular.from_circular(self.weight), self.bias, self.out_rotations, stride, padding
-            )
+            kind = GroupMajorSpec if self.group_major else CyclicSpec
+            return kind(circular.from_circular(self.weight), self.bias, self.out_rotations, stride, padding)
         weight = circular.from_lifting_conv3d_weight(self.weight, self.order)
         return LiftingSpec(weight, self.bias, self.out_rotations, stride, padding, matrix)
 
@@ -92,10 +91,11 @@ class CircularConv3d(DepthConv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, I, N, H, W]``, or flat, ``[B, I·N, H, W]``, → ``[B, O, N_out, H', W']``."""
-        channels, depth = self.weight.shape[1:3]
-        x = self.pad_excess(circular.wrap(unflatten_rotations(input, channels, depth), self.out_rotations))
+        channels, depth = self.weight.shape[1:3]  # of a lifting layer 1 and its colors
+        x = take_features(input, channels, depth, self.group_major)
+        x = self.pad_excess(circular.wrap(x, self.out_rotations))
         y = F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
-        return circular.unroll(y, self.out_rotations).contiguous()
+        return self.give(circular.unroll(y, self.out_rotations))
 
     def _adapt(self, state_dict: dict[str, Any], prefix: str, order: ColorOrder) -> list[str]:
         problem = "is not the color permutation that this layer was converted with"

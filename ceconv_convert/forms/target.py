@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ceconv_convert.kernel.rotation_major import give_features, take_features
 from ceconv_convert.kernel.spec import KernelSpec, split_padding
 
 
@@ -21,6 +22,7 @@ class TargetLayer(nn.Module):
     in_rotations: int
     out_rotations: int
     separable = False  # the factors are multiplied
+    group_major = False  # whether features are flat, rotations first
     padding_excess: tuple[int, int, int, int]
     """Zeros (left, right, top, bottom) beyond the symmetric padding, which a torch convolution cannot add by
     itself; all 0 except for ``padding="same"`` with an even kernel."""
@@ -29,9 +31,18 @@ class TargetLayer(nn.Module):
         """Set what is the same for every form, and the parameters, after the torch convolution's own."""
         self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
         self.in_rotations, self.out_rotations = spec.in_rotations, spec.out_rotations
+        self.group_major = spec.group_major
         _, self.padding_excess = split_padding(spec.padding)
         for name, tensor in parameters.items():
             self.register_parameter(name, None if tensor is None else _as_parameter(tensor))
+
+    def take(self, x: Tensor) -> Tensor:
+        """The input as ``[B, I, N_in, H, W]``."""
+        return take_features(x, self.in_channels, self.in_rotations, self.group_major)
+
+    def give(self, y: Tensor) -> Tensor:
+        """``[B, O, N_out, H', W']`` as the layer gives it, contiguous."""
+        return give_features(y, self.group_major).contiguous()
 
     def pad_excess(self, x: Tensor) -> Tensor:
         """``[…, H, W]`` with the zeros of ``padding_excess`` around it."""

@@ -13,16 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ceconv_convert.kernel.rotation_major import unflatten_rotations
+from ceconv_convert.kernel.rotation_major import give_features, take_features
 from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec
 
 
 def evaluate(spec: KernelSpec, x: Tensor) -> Tensor:
     """``[B, I, N_in, H, W]``, or planes ``[B, I·N_in, H, W]``, → ``[B, O, N_out, H', W']``.
 
+    A group-major layer's features are flat, rotations first.
+
     Computes in the dtype of ``x`` and the spec, which are the same.
     """
-    features = unflatten_rotations(x, spec.in_channels, spec.in_rotations)
+    features = take_features(x, spec.in_channels, spec.in_rotations, spec.group_major)
     (top, bottom), (left, right) = spec.padding
     features = F.pad(features, (left, right, top, bottom))
     kernel = spec.weight.flatten(1, 2)  # [O, I·N_in, kh, kw]
@@ -33,4 +35,4 @@ def evaluate(spec: KernelSpec, x: Tensor) -> Tensor:
             features = features.roll(-1, dims=2)
         elif len(outputs) < spec.out_rotations:
             features = torch.einsum("ij,bi...->bj...", spec.matrix, features)
-    return torch.stack(outputs, dim=2)
+    return give_features(torch.stack(outputs, dim=2), spec.group_major)

@@ -22,6 +22,21 @@ def unflatten_rotations(x: Tensor, channels: int, rotations: int) -> Tensor:
     return flat.unsqueeze(2) if rotations == 1 else torch.unflatten(flat, 1, (channels, rotations))
 
 
+def take_features(x: Tensor, channels: int, rotations: int, group_major: bool) -> Tensor:
+    """``[B, N·C, H, W]`` where group-major, or else ``[B, C·N, H, W]``, → ``[B, C, N, H, W]``."""
+    return (from_rotation_major if group_major else unflatten_rotations)(x, channels, rotations)
+
+
+def give_features(y: Tensor, group_major: bool) -> Tensor:
+    """``[B, C, N, H, W]`` as a layer gives them: ``[B, N·C, H, W]`` where group-major, else as they are.
+
+    >>> features = torch.rand(1, 2, 3, 4, 4)
+    >>> torch.equal(take_features(give_features(features, True), 2, 3, True), features)
+    True
+    """
+    return y.transpose(1, 2).flatten(1, 2) if group_major else y
+
+
 def flatten_rotations(x: Tensor) -> Tensor:
     """``[B, C, N, H, W]`` → ``[B, C·N, H, W]``; flat features are left as they are."""
     return x.flatten(1, -3) if x.dim() > 4 else x

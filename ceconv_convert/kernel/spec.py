@@ -45,6 +45,7 @@ class KernelSpec:
     stride: Pair
     padding: Padding
     kind: ClassVar[str]
+    group_major: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_shape("a weight", self.weight, "[O, I, N, kh, kw]", self.weight.dim() == 5)
@@ -134,6 +135,15 @@ class SeparableSpec(CyclicSpec):
     """A cyclic layer whose weight was stored as two factors."""
 
     kind = "separable"
+
+
+class GroupMajorSpec(CyclicSpec):
+    """A cyclic layer on flat features, rotations first: ``[B, N_in·I, H, W]`` → ``[B, N_out·O, H', W']``."""
+
+    group_major = True
+
+    def input_shape(self, batch: int, size: Sequence[int]) -> tuple[int, ...]:
+        return (batch, self.in_rotations * self.in_channels, *size)
 
 
 def _check_shape(what: str, tensor: Tensor, shape: str, fits: bool) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ceconv_convert.forms.table import Form
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.kernel.closed_form import evaluate
-from ceconv_convert.kernel.rotation_major import flatten_rotations, unflatten_rotations
+from ceconv_convert.kernel.rotation_major import flatten_rotations, give_features
 from ceconv_convert.kernel.spec import KernelSpec, LiftingSpec, Pair, scaled
 from ceconv_convert.onnx.boundaries import Folded
 
@@ -141,10 +141,7 @@ class SymbolicLayer(TargetLayer):
             return evaluate(self.spec, input)
         if not torch.compiler.is_dynamo_compiling():  # in a branch, as of torch.cond, nothing may be kept
             self.exported.size = (_hint(input.shape[-2]), _hint(input.shape[-1]))
-        if isinstance(self.spec, LiftingSpec):
-            x = flatten_rotations(input)
-        else:
-            x = unflatten_rotations(input, self.in_channels, self.in_rotations)
+        x = flatten_rotations(input) if isinstance(self.spec, LiftingSpec) else self.take(input)
         sizes = self.spec.out_size(x.shape[-2:])
         features: Tensor = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{LAYER}",
@@ -154,7 +151,7 @@ class SymbolicLayer(TargetLayer):
             shape=(x.shape[0], self.out_channels, self.out_rotations, *sizes),
             version=1,
         )
-        return features
+        return give_features(features, self.group_major)
 
 
 def _hint(size: int | torch.SymInt) -> int:

@@ -108,8 +108,14 @@ def write_onnx(
             raise ExportError(problem) from error
         boundaries = compiled.boundaries
     else:
-        names = [name for name, layer in module.named_modules() if isinstance(layer, TargetLayer)]
-        compiled, boundaries = Compiled(), boundaries_of_modules(graph, names)
+        majors = {
+            n: layer.group_major for n, layer in module.named_modules() if isinstance(layer, TargetLayer)
+        }
+        compiled, found_boundaries = Compiled(), boundaries_of_modules(graph, majors)
+        boundaries = tuple(
+            replace(each, major_in=majors[each.layer], major_out=majors[each.layer])
+            for each in found_boundaries
+        )
     found = captured.model.opset_imports.get("")
     if found != opset:
         problem = f"the network cannot be written with opset {opset}: the exporter gives {found}"

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ceconv_convert.files.system import name_of
-from ceconv_convert.kernel.rotation_major import from_rotation_major, to_rotation_major, unflatten_rotations
+from ceconv_convert.kernel.rotation_major import (
+    from_rotation_major,
+    give_features,
+    to_rotation_major,
+    unflatten_rotations,
+)
 from ceconv_convert.kernel.spec import KernelSpec
 from ceconv_convert.onnx.boundaries import Boundary, boundaries_of
 from ceconv_convert.onnx.runtime import OnnxRunner, check_dtype, inner_values
@@ -100,8 +105,10 @@ def _check_layers(
     checks = []
     for boundary, spec, norms in known:
         name, random = prefix + boundary.layer, alone[boundary.input].to(x.device)
+        random = give_features(random, spec.group_major)
         seen = layer_example(modules[name], spec, random, norms, magnitudes[boundary.input])
-        checks.append(check_alone(name, _output_of(outputs, boundary, spec), seen))
+        found = give_features(_output_of(outputs, boundary, spec), spec.group_major)
+        checks.append(check_alone(name, found, seen))
     return checks
 
 

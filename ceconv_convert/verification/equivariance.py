@@ -51,7 +51,8 @@ class HueRotation:
         symmetry, measure = self.expected[key]
         if before is None or after is None or before.shape != after.shape:
             return symmetry
-        measure = replace(measure, error=_difference(key, before, after), dtype=self.rotated.dtype)
+        spec = self.example.networks.specs.get(key[0])
+        measure = replace(measure, error=_difference(spec, key, before, after), dtype=self.rotated.dtype)
         symmetry = replace(symmetry, candidate=measure.error / (measure.scale / 2 or 1.0))
         if symmetry.reason is not None:
             return symmetry
@@ -80,6 +81,9 @@ def with_rotated_hue(x: Tensor, specs: Mapping[str, KernelSpec]) -> Tensor | str
     """Inputs with their hue rotated by one rotation; a text where they have none."""
     lifting = [spec for spec in specs.values() if isinstance(spec, LiftingSpec) and spec.out_rotations > 1]
     if not lifting:
+        first = next(iter(specs.values()), None)
+        if first is not None and first.group_major and x.shape[1] == first.in_rotations * first.in_channels:
+            return x.roll(first.in_channels, 1)  # copies of the image, the hues first
         if x.dim() == 5 and x.shape[2] > 1:
             return x.roll(1, 2)  # features: their rotations are the hue
         return "the network has no lifting layer"
@@ -97,8 +101,11 @@ def _features(recording: Recording) -> dict[StepKey, Tensor]:
     return {**recording.features, OUTPUT: recording.outputs[0]}
 
 
-def _difference(key: StepKey, before: Tensor, after: Tensor) -> float:
-    return distance(before if key == OUTPUT else before.roll(1, 2), after)
+def _difference(spec: KernelSpec | None, key: StepKey, before: Tensor, after: Tensor) -> float:
+    if key == OUTPUT:
+        return distance(before, after)
+    by, axis = (spec.out_channels, 1) if spec is not None and spec.group_major else (1, 2)
+    return distance(before.roll(by, axis), after)
 
 
 def _expect(
@@ -106,11 +113,11 @@ def _expect(
 ) -> tuple[Symmetry, Measure]:
     scale, reason = largest(exact), "what comes before it is not equivariant"
     eps = torch.finfo(before.dtype).eps if before.dtype.is_floating_point else 0.0  # decisions are exact
-    by_design = _difference(key, exact, exact_after) <= _BY_DESIGN_EPS * eps * scale
+    by_design = _difference(spec, key, exact, exact_after) <= _BY_DESIGN_EPS * eps * scale
     if key == OUTPUT:
         reason = "it is not invariant by design: rotations are not pooled, or not only pooled"
     elif spec is not None and not isinstance(spec, LiftingSpec) and spec.out_rotations % spec.in_rotations:
         reason = f"{spec.in_rotations} rotations in are no part of {spec.out_rotations} out"
-    own = _difference(key, before, after)
+    own = _difference(spec, key, before, after)
     symmetry = Symmetry(key[0] or "(root)", None, None if by_design else reason, own / (scale or 1.0), None)
     return symmetry, Measure(0.0, own, 2 * scale, before.dtype)

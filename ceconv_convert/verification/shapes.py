@@ -40,7 +40,7 @@ def find_shape(
     sizes = USUAL_SIZES if first is None or first.stride == (1, 1) else sorted(USUAL_SIZES, reverse=True)
     shapes: list[Shape] = [(_COLORS, size, size) for size in sizes]
     if first is not None and not isinstance(first, LiftingSpec):
-        shapes += [(first.in_channels, first.in_rotations, size, size) for size in sizes]
+        shapes += [first.input_shape(1, (size, size))[1:] for size in sizes]
     if given is not None:
         shapes = [without_batch(given, first)]
     problems = []
@@ -55,6 +55,9 @@ def find_shape(
             f"say which with --input-shape; the first answered: {problems[0]}"
         )
     order = "; channels come first, as in 3,224,224" if shape[-1] == _COLORS != shape[0] else ""
+    if first is not None and first.group_major and shape[0] == _COLORS:
+        copies, count = first.in_rotations * first.in_channels // _COLORS, first.input_shape(1, ())[1]
+        order = f"; its input is {copies} shifted copies of an image, {count} channels, made outside of it"
     raise InputShapeError(
         f"the network does not run on inputs of shape {as_text(shape)}: {problems[0]}{order}"
     )
@@ -83,7 +86,7 @@ def without_batch(given: Sequence[int], first: KernelSpec | None) -> Shape:
         )
     # A network that is converted already does not tell what it begins with.
     images = shape[:-2] == (1, _COLORS) if first is None else isinstance(first, LiftingSpec)
-    dimensions = _IMAGE if images else _FEATURES
+    dimensions = _IMAGE if images or (first is not None and first.group_major) else _FEATURES
     if len(shape) <= dimensions:
         return shape
     if len(shape) == dimensions + 1 and shape[0] == 1:
