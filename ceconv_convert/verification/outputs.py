@@ -43,7 +43,7 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """One forward pass: its outputs, its steps in order of execution, and the first input of each."""
+    """One forward pass: its outputs, its steps in order of execution, and the first input of some."""
 
     outputs: Outputs = ()
     steps: Sequence[Step] = ()
@@ -55,8 +55,13 @@ class Recording:
         return {step.key: step.output for step in self.steps}
 
 
-def record(network: nn.Module, x: Tensor, names: Collection[str] = ()) -> Recording:
-    """Run ``network`` on ``x``, without gradients, and record the calls of the modules ``names``."""
+def record(
+    network: nn.Module, x: Tensor, names: Collection[str] = (), inputs_of: Collection[str] = ()
+) -> Recording:
+    """Run ``network`` on ``x``, without gradients, and record the calls of the modules ``names``.
+
+    The inputs of ``inputs_of``, which are among them, are kept too.
+    """
     steps: list[Step] = []
     inputs: dict[StepKey, Tensor] = {}
     calls: Counter[str] = Counter()
@@ -84,7 +89,8 @@ def record(network: nn.Module, x: Tensor, names: Collection[str] = ()) -> Record
     with ExitStack() as hooks:
         for name in names:
             module = modules[name]
-            hooks.enter_context(module.register_forward_pre_hook(partial(before, name), with_kwargs=True))
+            if name in inputs_of:
+                hooks.enter_context(module.register_forward_pre_hook(partial(before, name), with_kwargs=True))
             hooks.enter_context(module.register_forward_hook(partial(after, name), with_kwargs=True))
         return Recording(run_module(network, x), steps, inputs)
 

@@ -88,7 +88,7 @@ class Networks:
         """
         try:
             with bounded_memory(self.original, x) if bounded else nullcontext():
-                original = record(self.original, x, names)
+                original = record(self.original, x, names, self.specs)
         except (TooLargeError, VerificationError):  # the latter: outputs that cannot be compared
             raise
         except FOREIGN_FAILURES as error:
