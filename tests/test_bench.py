@@ -63,12 +63,18 @@ def test_a_measurement(tmp_path):
     bench = measure(files, modules, x, provider="CPUExecutionProvider", threads=1)
     assert torch.get_num_threads() == threads
     assert (bench.shape, bench.threads) == ((2, 3, 32, 32), 1)
-    assert [(row.runtime, row.name) for row in bench.rows] == [
+    assert {row.name for row in bench.rows if row.runtime == "openvino"} >= {
+        f"{form}, float32, OpenVINO" for form in FORMS
+    }
+    assert [(row.runtime, row.name) for row in bench.rows if row.runtime != "openvino"] == [
         *(("onnx", form) for form in FORMS),
         ("torch", "original"),
         ("torch", "fourier"),
     ]
     for row in bench.rows:
+        if row.runtime == "openvino":  # in bfloat16 where the processor has it
+            assert row.error < 0.05
+            continue
         assert row.seconds > 0
         assert row.runs >= 5
         assert row.error < 1e-5
@@ -96,7 +102,7 @@ def test_what_is_wrong_shows(tmp_path):
     tensor.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(tensor), tensor.name))
     onnx.save(file, files["auto"])
     bench = measure(files, {}, torch.randn(1, 3, 32, 32), provider="CPUExecutionProvider")
-    assert [row.error > 1e-3 for row in bench.rows] == [False, True]
+    assert [row.error > 1e-3 for row in bench.rows if row.runtime != "openvino"] == [False, True]
 
 
 class Outputs(nn.Module):
@@ -126,7 +132,7 @@ def test_whatever_a_network_gives(function):
     modules = {"original": Outputs(function).eval()}
     modules["conv3d"] = convert(modules["original"])
     bench = measure({}, modules, torch.randn(1, 3, 8, 8), provider="CPUExecutionProvider")
-    assert all(row.error < 1e-6 for row in bench.rows)
+    assert all(row.error < 1e-6 for row in bench.rows if row.runtime != "openvino")
     assert all(row.low <= row.seconds <= row.high for row in bench.rows)
 
 
@@ -138,11 +144,15 @@ def test_every_output_counts_and_what_is_not_finite_is_null():
     for module in modules.values():
         module.load_state_dict(modules["original"].state_dict())
     bench = measure({}, modules, torch.randn(1, 3, 8, 8), provider="CPUExecutionProvider")
-    assert [row.error > 100 for row in bench.rows] == [False, True, True]
+    assert [row.error > 100 for row in bench.rows if row.runtime != "openvino"] == [False, True, True]
     verdict = Verdict("a", (), (), Measure(0, 0, 1, torch.float32), "not judged")
     data = make_report({}, verdicts=[verdict], bench=asdict(bench))["bench"]
     json.dumps(data, allow_nan=False)
-    assert [row["error"] is None for row in data["rows"]] == [False, False, True]
+    assert [row["error"] is None for row in data["rows"] if row["runtime"] != "openvino"] == [
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.slow

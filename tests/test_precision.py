@@ -236,3 +236,23 @@ def test_the_command_line_makes_an_int8_file(run, folder):
     assert {entry.key for entry in model.metadata_props} >= {KEY, "ceconv_convert"}
     code, _, _ = run(COLOR_DIGITS, *arguments, *inputs, "-o", "b.onnx", "--max-drop", "0", "--seed", "3")
     assert (folder / "b.onnx").exists() == (code == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_a_trained_resnet_loses_no_half_point(folder, target):
+    with np.load(FIXTURES / "color_resnet_test.npz") as test:
+        x, labels = torch.from_numpy(test["images"]).float() / 255, torch.from_numpy(test["labels"])
+    verdict = export_onnx(
+        load(FIXTURES / "color_resnet.pth"),
+        "made.onnx",
+        input_shape=(3, 32, 32),
+        precision="int8",
+        target=target,
+        inputs=x[:360],
+        labels=labels[:360],
+        max_drop=0.5,
+    )
+    assert verdict.passed
+    assert verdict.rounded.accuracy.of == 240
+    assert {layer.precision for layer in verdict.rounded.layers} == {"int8"}
