@@ -40,15 +40,34 @@ def test_everything_at_once(run, folder):
     assert code == 0
     assert without_phases(err) == ""
     lines = out.splitlines()
-    assert lines[0].split()[:4] == ["layer", "kind", "rotations", "channels"]
+    assert lines[0].split()[:4] == ["layer", "kind", "N", "channels"]
     assert lines[6] == "5 layers to conv3d, 37.8 kB → 63.7 kB"
     assert [line.split()[1] for line in lines if line.startswith("wrote ")] == outputs
-    assert lines[-1].startswith("PASS: the conv3d network and d.onnx in ONNX Runtime: worst error ")
+    verdict = next(line for line in lines if line.startswith("PASS: "))
+    assert re.fullmatch(
+        "PASS: the conv3d network and d.onnx in ONNX Runtime: worst error [^,]*, tolerance [^,]*", verdict
+    )
+    assert "  on 5 inputs and 5 layers" in lines[lines.index(verdict) :]
     assert names(folder) == outputs
     converted = convert(load(COLOR_DIGITS))
     assert load_file("c.safetensors").keys() == converted.state_dict().keys()
     assert type(load("a.pt")[0]) is type(converted[0])
     onnx.checker.check_model("d.onnx", full_check=True)
+
+
+def test_the_table_of_an_onnx_file_has_its_forms_and_bytes(run, folder):
+    _, out, _ = run(COLOR_DIGITS, "--input-shape", "3,16,16", "-o", "d.onnx")
+    lines = out.splitlines()
+    table = [line.split() for line in lines if re.match(r"\d+ +(lifting|separable|hidden) ", line)]
+    assert [row[0] for row in table] == ["0", "3", "7", "11", "14"]
+    assert {row[-5] for row in table} <= {"conv2d", "fourier"}
+    weights = {tensor.name: tensor for tensor in onnx.load("d.onnx").graph.initializer}
+    taken = sum(
+        len(tensor.raw_data) for name, tensor in weights.items() if re.fullmatch(r"(0|3|7|11|14)\..*", name)
+    )
+    assert f"5 layers to auto, 37.8 kB → {taken / 1000:.1f} kB" in lines
+    assert any("d.onnx: larger than color_digits.pt (56.8 kB): " in line for line in lines)
+    assert all(len(line) <= 80 for line in lines if line.startswith(("layer ", "0 ", "PASS")))
 
 
 def test_the_default_output_lies_beside_the_model(run, folder):

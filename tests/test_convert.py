@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from ceconv_convert import CEConv2d, ConversionError, convert, migrate_state_dict, plan, verify
+from ceconv_convert.architectures.resnet import Bottleneck, ResNet
 from ceconv_convert.errors import NothingToConvertError, RefusedLayerError, SpecError
 from ceconv_convert.forms.table import FORMS
 from ceconv_convert.forms.target import TargetLayer
@@ -312,10 +313,23 @@ def test_plan_prints():
         plan(nn.Sequential(CEConv2d(1, 3, 3, 2, (3, 5), padding="same"), CEConv2d(3, 3, 2, 2, 3, stride=2)))
     )
     assert text.splitlines()[0].split() == (
-        ["layer", "kind", "rotations", "channels", "kernel", "stride", "padding", "form", "before", "after"]
+        ["layer", "kind", "N", "channels", "kernel", "form", "before", "after"]
     )
-    assert text.splitlines()[1].split()[:8] == ["0", "lifting", "1→3", "3→2", "3×5", "1", "1×2", "conv3d"]
+    assert text.splitlines()[1].split()[:8] == ["0", "lifting", "1→3", "3→2", "3×5", "p1×2", "conv3d", "404"]
+    assert text.splitlines()[2].split()[:7] == ["1", "separable", "3→3", "2→2", "3×3", "s2", "conv3d"]
     assert "2 layers to conv3d" in text
+
+
+def test_a_plan_of_many_layers_folds_those_that_are_alike():
+    model = ResNet(Bottleneck, [3, 8, 36, 3], [16, 32, 64, 128], 10, 3, True, separable=True)
+    found = plan(model)
+    lines = found.table()
+    assert len(found) == 155
+    assert len(lines) == 25
+    assert max(map(len, lines)) <= 80
+    assert found.table()[-7].split()[0] == "layers.2.1…35.conv2"
+    few = nn.Sequential(*(CEConv2d(3, 3, 2, 2 + (i == 20), 3) for i in range(41)))
+    assert [row.name for row in plan(few).folded()] == ["0…40 ×40", "20"]
 
 
 def trainable_lifting(rotations=3, matrix=None):

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from ceconv_convert.onnx.export import Exported
 
 
+def print_plan(plan: Plan, terminal: Terminal) -> None:
+    """The table of layers, why some are refused, and the sums."""
+    terminal.table(plan.table(), ("red" if row.refusal else "" for row in plan.folded()))
+    for refusal in plan.refusals():
+        terminal.line(refusal, "red")
+    terminal.line(plan.totals())
+
+
 @dataclass(frozen=True, eq=False)
 class RunContext:
     """What the steps of a run share: the job, and the original with its layers, once it has run."""

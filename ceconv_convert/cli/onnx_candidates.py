@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
 from torch import Tensor
 
-from ceconv_convert.cli.context import Candidate, RunContext
-from ceconv_convert.conversion.plan import aligned_lines
+from ceconv_convert.cli.context import Candidate, RunContext, print_plan
+from ceconv_convert.conversion.plan import PlanRow, aligned_lines, bytes_as_text
 from ceconv_convert.files.system import name_of
-from ceconv_convert.onnx.deliver import exportable, note_record
+from ceconv_convert.onnx.deliver import COMPILED, chosen_row, exportable, note_record
 from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.passes.choose import choices_as_lines
 from ceconv_convert.onnx.passes.cost_models import cost_model
@@ -64,6 +64,7 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
     wanted = None
     if job.precision != "exact":
         wanted = Rounding(job.precision, context.calibration, job.max_drop, job.processor)
+    notes: list[str] = []
     with context.terminal.progress("exporting to ONNX and running it") as progress:
         costs = cost_model(job.processor, precision=job.precision, runtime=job.target)
         network = exportable(context.model, form, context.found)
@@ -80,7 +81,13 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
         )
         if verdict.passed:
             note_record(staged, context.record(verdict, form, exported))
-    notes = [*exported.notes, *choices_as_lines(exported.compiled.choices)]
+    if context.plan.rows and (job.module_form is None or form in COMPILED):
+        plan = tuple(chosen_row(row, exported) for row in context.plan)
+        if job.precision != "exact":  # bytes are of the exact file
+            plan = tuple(replace(row, bytes_after=None) for row in plan)
+        print_plan(replace(context.plan, form=form, rows=plan), context.terminal)
+        notes += _why_larger(context, staged, plan) if verdict.passed else []
+    notes += [*exported.notes, *choices_as_lines(exported.compiled.choices)]
     if "size" in exported.fixed and any(user.input.shape[1:] != evidence.shape for user in evidence.user[:1]):
         notes.append("not judged on the user's inputs, which are of another size")
     for note in notes:
@@ -90,6 +97,23 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
         lines = aligned_lines(rows, rows[0][2:5])
         context.terminal.table(lines, ("red" if layer.problem else "" for layer in layers))
     return Candidate(verdict, _runner(staged, evidence), exported=exported)
+
+
+_WHY_LARGER = {
+    "conv2d": "conv2d has a layer's weights once for each rotation",
+    "fourier": "fourier has about 3N/2 of them for a layer's N",
+}
+
+
+def _why_larger(context: RunContext, staged: Path, rows: Sequence[PlanRow]) -> list[str]:
+    """A line where a file is larger than the one that it is made from."""
+    before, after = context.source.path.stat().st_size, staged.stat().st_size
+    reasons = [why for form, why in _WHY_LARGER.items() if any(form in (row.form or "") for row in rows)]
+    if any(row.kind == "separable" for row in rows):
+        reasons.append("the two factors of separable layers are multiplied")
+    if after <= before or not reasons:
+        return []
+    return [f"larger than {context.source.path.name} ({bytes_as_text(before)}): {'; '.join(reasons)}"]
 
 
 def _runner(path: Path, evidence: Evidence) -> Callable[[Tensor], object]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.load import build_network
 from ceconv_convert.cli.candidates import convert_run, verify_run
-from ceconv_convert.cli.context import Candidate, RunContext
+from ceconv_convert.cli.context import Candidate, RunContext, print_plan
 from ceconv_convert.cli.options import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
 from ceconv_convert.conversion.convert import check_plan
 from ceconv_convert.conversion.find import FoundLayer, find_layers
@@ -29,7 +29,7 @@ from ceconv_convert.user_inputs import read_inputs
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.hue_sweep import hue_circle
 from ceconv_convert.verification.shapes import Data, as_text, static_shape
-from ceconv_convert.verification.verdict import verdict_as_line
+from ceconv_convert.verification.verdict import verdict_as_lines
 
 if TYPE_CHECKING:
     from ceconv_convert.bench.measure import Bench
@@ -65,12 +65,9 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
         batch, shape = static_shape(job.input_shape, (layer.reading for layer in found))
         job = replace(job, input_shape=shape)
     plan = plan_layers(model, found, job.module_form or AUTO)
-    if plan.rows and not job.verify_only:
-        terminal.table(plan.table(), ("red" if row.refusal else "" for row in plan))
-        for refusal in plan.refusals():
-            terminal.line(refusal, "red")
-        terminal.line(plan.totals())
     only_exports = job.outputs and job.module_form is None and not (job.dry_run or job.bench)
+    if plan.rows and not job.verify_only and (plan.refused or not only_exports):
+        print_plan(plan, terminal)
     if plan.rows or not (plan.converted and only_exports):  # a converted network is exported as it is
         check_plan(plan)
     if job.dry_run:
@@ -99,7 +96,10 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
             written += (*(job.outputs if passed else ()), *job.reports)
     for output in written:
         terminal.line(f"wrote {output} ({bytes_as_text(output.stat().st_size)})")
-    terminal.line(verdict_as_line(*verdicts), "green" if passed else "bold red", always=True)
+    first, *details = verdict_as_lines(*verdicts)
+    terminal.line(first, "green" if passed else "bold red", always=True)
+    for detail in details:
+        terminal.line(f"  {detail}")
     return passed
 
 

@@ -1,5 +1,6 @@
 """What a conversion would do, before a tensor moves: one row a color-equivariant layer."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,10 +13,12 @@ from ceconv_convert.forms.table import AUTO, form_named
 from ceconv_convert.forms.target import TargetLayer
 from ceconv_convert.kernel.spec import Padding, Pair
 
-HEADINGS = (
-    *("layer", "kind", "rotations", "channels", "kernel"),
-    *("stride", "padding", "form", "before", "after"),
-)
+HEADINGS = ("layer", "kind", "N", "channels", "kernel", "form", "before", "after")
+_WIDTH = 80
+_MANY = 40
+"""A table of more rows has layers that differ in one number of their path alone in one row."""
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])(?!.*(?<![^.])\d+(?![^.]))")
+"""The last number in a path: ``1`` of ``layers.2.1.conv1``."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,19 @@ class PlanRow:
     refusal: str | None = None  # why the layer is not converted; None where it is
 
     def cells(self) -> tuple[str, ...]:
-        """One text for each of ``HEADINGS``; equal strides or paddings of rows and columns as one number."""
+        """One text for each of ``HEADINGS``; stride and padding beside the kernel, where there are any."""
         aliases = f" (= {', '.join(self.aliases)})" if self.aliases else ""
         padding = [str(low) if low == high else f"{low}+{high}" for low, high in self.padding or ()]
+        kernel = ["×".join(map(str, self.kernel_size or ()))]
+        for letter, numbers, usual in (("s", self.stride, "1"), ("p", padding, "0")):
+            text = "×".join(dict.fromkeys(map(str, numbers or (usual,))))
+            kernel += [letter + text] if text != usual else []
         return (
             (self.name or "(root)") + aliases,
             self.kind or "refused",
             "→".join(map(str, self.rotations or ())),
             "→".join(map(str, self.channels or ())),
-            "×".join(map(str, self.kernel_size or ())),
-            "×".join(dict.fromkeys(map(str, self.stride or ()))),
-            "×".join(dict.fromkeys(padding)),
+            " ".join(kernel),
             self.form or "",
             bytes_as_text(self.bytes_before),
             "" if self.bytes_after is None else bytes_as_text(self.bytes_after),
@@ -102,20 +107,40 @@ class Plan:
         return len(self.rows)
 
     def table(self) -> list[str]:
-        """A line of headings, and one for each row."""
-        return aligned_lines([HEADINGS, *(row.cells() for row in self.rows)], right=HEADINGS[-2:])
+        """A line of headings, and one for each of the ``folded`` rows."""
+        return aligned_lines([HEADINGS, *(row.cells() for row in self.folded())], right=HEADINGS[-2:])
+
+    def folded(self) -> list[PlanRow]:
+        """The rows; of many, those that are equal but for one number in their path as one."""
+        alike: dict[tuple[PlanRow, str], list[PlanRow]] = {}
+        for row in self.rows:
+            name = _NUMBER.sub("#", row.name) if len(self.rows) > _MANY and not row.aliases else row.name
+            alike.setdefault((replace(row, name=""), name), []).append(row)
+        folded = []
+        for (_, name), rows in alike.items():
+            numbers = [int(found[0]) for row in rows if (found := _NUMBER.search(row.name))]
+            several = name.replace("#", f"{min(numbers, default=0)}…{max(numbers, default=0)}")
+            if numbers and max(numbers) - min(numbers) >= len(rows):  # with others in between
+                several += f" ×{len(rows)}"
+            folded.append(replace(rows[0], name=several if rows[1:] else rows[0].name))
+        return folded
 
     def __str__(self) -> str:
         return "\n".join([*self.table(), *self.refusals(), self.totals()])
 
 
 def aligned_lines(rows: Iterable[Sequence[str]], right: Collection[str]) -> list[str]:
-    """A table as lines: headings first. Columns whose heading is in ``right`` are aligned right."""
+    """A table as lines: headings first. Columns whose heading is in ``right`` are aligned right.
+
+    Columns move closer where a line would be too long for a terminal.
+    """
     columns = []
     for column in zip(*rows, strict=True):
         align, width = str.rjust if column[0] in right else str.ljust, max(map(len, column))
         columns.append([align(cell, width) for cell in column])
-    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    lines = list(zip(*columns, strict=True))
+    gap = "  " if len("  ".join(lines[0])) <= _WIDTH else " "
+    return [gap.join(cells).rstrip() for cells in lines]
 
 
 def bytes_as_text(count: int) -> str:

@@ -53,10 +53,12 @@ def exportable(model: nn.Module, form: str, found: Sequence[FoundLayer] | None =
 
 
 def chosen_row(row: PlanRow, exported: Exported) -> PlanRow:
-    """The row with the form that the compiler chose for it, if it did."""
+    """The row with the form that the compiler chose for it, if it did, and its bytes in the file."""
     names = {name.removeprefix(exported.prefix) for name in (row.name, *row.aliases)}
     forms = dict.fromkeys(choice.form for choice in exported.compiled.choices if choice.layer in names)
-    return replace(row, form=", ".join(forms)) if forms else row  # more than one where called more than once
+    size = sum(exported.bytes_of.get(name, 0) for name in names)
+    form = ", ".join(forms) or row.form  # more than one where called more than once
+    return replace(row, form=form, bytes_after=size or None)
 
 
 def write_judged_onnx(

@@ -12,7 +12,7 @@ from typing import Any
 from ceconv_convert.bench.bench_table import HEADINGS, row_as_texts
 from ceconv_convert.conversion.plan import bytes_as_text
 from ceconv_convert.files.system import writing
-from ceconv_convert.verification.verdict import Verdict, verdict_as_line, verdict_in_full
+from ceconv_convert.verification.verdict import Verdict, verdict_as_lines, verdict_in_full
 
 Report = dict[str, object]
 
@@ -31,7 +31,7 @@ def make_report(
         "schema": "ceconv-convert/report",
         "version": 1,
         "passed": all(verdicts),
-        "line": verdict_as_line(*verdicts),
+        "line": ", ".join(verdict_as_lines(*verdicts)),
         "basis": list(basis),
         **{key: value for key, value in record.items() if key != "verdict"},
         "verdicts": [verdict_in_full(verdict) for verdict in verdicts],

@@ -93,30 +93,30 @@ class Verdict:
         return self.passed
 
     def __str__(self) -> str:
-        return verdict_as_line(self)
+        return ", ".join(verdict_as_lines(self))
 
 
-def verdict_as_line(*verdicts: Verdict) -> str:
-    """One line: what was judged, how it came out, and by how much; of several, the first failure."""
+def verdict_as_lines(*verdicts: Verdict) -> list[str]:
+    """What was judged, and how it came out, then details; of several, the first failure."""
     for verdict in verdicts:
         if not verdict.passed:
-            return f"FAIL: {verdict.candidate}: {verdict.problem}"
+            return [f"FAIL: {verdict.candidate}: {verdict.problem}"]
+    passed = f"PASS: {' and '.join(verdict.candidate for verdict in verdicts)}"
     rounded = [detail for v in verdicts if v.rounded is not None for detail in v.rounded.details()]
     if rounded:
-        return f"PASS: {' and '.join(verdict.candidate for verdict in verdicts)}: {', '.join(rounded)}"
+        return [f"{passed}: {rounded[0]}", *rounded[1:]]
     inputs = max(len({case.shape for case in verdict.cases}) for verdict in verdicts)
     layers = max(len(verdict.layers) for verdict in verdicts)
     worst = max((verdict.worst for verdict in verdicts), key=lambda worst: worst.error_over_tolerance)
     details = [
-        f"worst error {worst.error:.1e} ({worst.relative_error:.1e} of the largest output)",
-        f"the original's own {worst.original_error:.1e}",
-        f"tolerance {worst.tolerance:.1e}",
+        f"{worst.relative_error:.1e} of the largest output",
+        f"the original's own error {worst.original_error:.1e}",
         f"on {inputs} inputs" + (f" and {layers} layers" if layers else ""),
     ]
     agreements = [verdict.agreement for verdict in verdicts if verdict.agreement is not None]
     details += map(str, sorted(agreements, key=lambda found: found.same / found.of)[:1])
     details += [str(verdict.accuracy) for verdict in verdicts if verdict.accuracy is not None][-1:]
-    return f"PASS: {' and '.join(verdict.candidate for verdict in verdicts)}: {', '.join(details)}"
+    return [f"{passed}: worst error {worst.error:.1e}, tolerance {worst.tolerance:.1e}", *details]
 
 
 def verdict_summary(verdict: Verdict) -> dict[str, object]:
