@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import pickle
+import re
 import zipfile
 from functools import lru_cache
 
@@ -12,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ceconv_convert import CEConv2d, convert, load, verify
+from ceconv_convert import CEConv2d, convert, load, migrate_state_dict, verify
 from ceconv_convert.architectures.cecnn import CECNN
 from ceconv_convert.architectures.registry import recognize
 from ceconv_convert.architectures.resnet import BasicBlock, Bottleneck, HybridResNet, ResNet
-from ceconv_convert.errors import SpecError, UnreadableInputError
+from ceconv_convert.errors import NothingToConvertError, SpecError, UnreadableInputError
 from tests import hostile
 from tests.support import FIXTURES, relative, same_state, shake, small_network
 
@@ -311,3 +312,32 @@ def test_features_without_pooling():
     model = ResNet(BasicBlock, [1, 1, 1], [2, 3, 4], rotations=3, nopool=True)
     assert model(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 3, 4, 4)
     assert isinstance(convert(model).conv1, nn.Conv3d)
+
+
+def test_a_wrong_argument_is_told_by_the_first_mismatch_and_a_count(tmp_path):
+    torch.save(small_network().state_dict(), tmp_path / "a.pt")
+    with pytest.raises(UnreadableInputError) as caught:
+        load(tmp_path / "a.pt", model=small_network, arguments={"rotations": 4})
+    message = str(caught.value)
+    assert len(message.replace(str(tmp_path), "")) < 320
+    assert "size mismatch for" in message
+    assert re.search(r", and \d+ more; the network's arguments may be others \(--model-arg\)$", message)
+
+
+def test_a_migrated_file_of_ones_own_network_is_said_to_be_one(tmp_path):
+    torch.save(migrate_state_dict(small_network().state_dict()), tmp_path / "a.pt")
+    with pytest.raises(NothingToConvertError, match="in the form conv3d already"):
+        load(tmp_path / "a.pt", model=small_network)
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("tests.support.small_netwrok", "did you mean small_network?"),
+        ("tests.suport.Net", "searched: what is installed, then /"),
+    ],
+)
+def test_a_typo_in_allow_is_answered_with_what_was_meant(tmp_path, name, cure):
+    torch.save(small_network(), tmp_path / "a.pt")
+    with pytest.raises(UnreadableInputError, match=re.escape(cure)):
+        load(tmp_path / "a.pt", allow=[name])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -21,6 +22,7 @@ import ceconv_convert
 from ceconv_convert import CEConv2d, convert, load, migrate_state_dict
 from ceconv_convert.cli import candidates, onnx_candidates
 from ceconv_convert.cli import main as cli
+from ceconv_convert.cli.options import cli as command
 from ceconv_convert.forms.table import FORMS
 from ceconv_convert.onnx.export import DEFAULT_OPSET
 from ceconv_convert.onnx.runtime import OnnxRunner
@@ -330,6 +332,25 @@ def test_the_module_runs_and_helps():
     ):
         assert option in finished.stdout
     assert "Exit codes:" in finished.stdout
+
+
+def test_the_help_is_grouped_and_names_every_option_once_within_80_columns(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    titles = re.findall(r"^([A-Z]\w+( options)?):$", out, flags=re.MULTILINE)
+    assert [title for title, _ in titles] == ["Input", "Output", "Verdict", "Bench", "Other options"]
+    shown = re.findall(r"^  (?:-\w, )?(--[\w-]+)", out[out.index("\nInput:") :], flags=re.MULTILINE)
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    assert sorted(shown) == sorted([*(option.opts[-1] for option in options), "--help"])
+
+
+def test_a_narrow_pipe_without_colors_gets_plain_lines(run, monkeypatch):
+    for name, value in {"COLUMNS": "30", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    _, out, _ = run(COLOR_DIGITS, "--dry-run")
+    assert out.splitlines()[1] == "0      lifting    1→3  3→12      3×3 p1     conv3d   1.4 kB   1.4 kB"
+    assert "\x1b" not in out
 
 
 def test_a_shell_completes_the_options():

@@ -74,6 +74,7 @@ WRONG = {
         "1×3×3×19×23 is not the shape of one input: .*, for an image",
     ),
     "colors last": (small_network, (19, 23, 3), "of shape 19×23×3: .*; channels come first, as in 3,224,224"),
+    "colors in the middle": (small_network, (19, 3, 23), "of shape 19×3×23: .*; channels come first"),
     "a batch, colors last": (small_network, (1, 19, 23, 3), "of shape 19×23×3: .*; channels come first"),
     "zeros": (small_network, (3, 0, 5), "is not an input shape"),
     "less than zero": (small_network, (3, -1, 5), "is not an input shape"),

@@ -16,6 +16,11 @@ from ceconv_convert.files.sanity import check_skeleton, check_tensors
 from ceconv_convert.files.source import Source, read_source
 from ceconv_convert.surgery import unwrapped
 
+_MIGRATED = (
+    "its weights are in the form conv3d already: load them into a converted network, or take them back with "
+    'migrate_checkpoint(…, to="ceconv")'
+)
+
 Factory = str | Callable[..., nn.Module]
 
 
@@ -96,10 +101,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _recognized(found: Weights, arguments: Mapping[str, Any]) -> nn.Module:
     if is_migrated(found.tensors):
-        raise NothingToConvertError(
-            "its weights are in the form conv3d already: load them into a converted network, or take "
-            'them back with migrate_checkpoint(…, to="ceconv")'
-        )
+        raise NothingToConvertError(_MIGRATED)
     unknown = ", ".join(sorted(arguments.keys() - {"rotations"}))
     if unknown:
         raise UnreadableInputError(f"without --model the only argument is rotations, found {unknown}")
@@ -130,6 +132,12 @@ def _with_weights(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     try:
         network.load_state_dict(state, assign=True)
     except RuntimeError as error:
-        lines = " ".join(line.strip() for line in str(error).splitlines())
-        raise UnreadableInputError(f"the weights do not fit a {type(network).__name__}: {lines}") from error
+        if is_migrated(state):
+            raise NothingToConvertError(_MIGRATED) from error
+        _, first, *more = [line.strip().rstrip(".") for line in str(error).splitlines()] + [""]
+        count = len([line for line in more if line])
+        first = " ".join(first.replace("torch.Size(", "").replace(")", "").split())
+        advice = f", and {count} more; the network's arguments may be others (--model-arg)" if count else ""
+        problem = f"the weights do not fit a {type(network).__name__}: {first}{advice}"
+        raise UnreadableInputError(problem) from error
     return network

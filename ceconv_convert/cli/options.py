@@ -20,6 +20,15 @@ OUTPUT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", WEIGHTS_SUFFIX, ONNX_SUFFIX)
 REPORT_SUFFIXES = (".json", ".html")
 
 
+_GROUPS = {
+    "Input": ("allow", "factory", "arguments", "unsafe", "input_shape"),
+    "Output": ("outputs", "form", "opset", "static", "precision", "max_drop", "target", "processor", "force"),
+    "Verdict": ("verify_only", "inputs", "seed", "reports", "dry_run", "quiet"),
+    "Bench": ("bench", "batch", "threads", "provider"),
+}
+_NAMED = {name for names in _GROUPS.values() for name in names}
+
+
 @dataclass(frozen=True)
 class Job:
     """The arguments and options of one call; ``form`` None means auto for ``.onnx`` outputs, else conv3d."""
@@ -145,7 +154,19 @@ _flag = partial(click.option, is_flag=True)
 _path = click.Path(path_type=Path)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class _Grouped(click.Command):
+    """A command whose help has its options in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = (option for option in self.get_params(ctx) if isinstance(option, click.Option))
+        records = {option.name: option.get_help_record(ctx) for option in options}
+        groups = {**_GROUPS, "Other options": tuple(name for name in records if name not in _NAMED)}
+        for title, names in groups.items():
+            with formatter.section(title):
+                formatter.write_dl([record for name in names if (record := records.get(name)) is not None])
+
+
+@click.command(cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=_path)
 @click.argument("converted", type=_path, required=False)
 @_repeated("-o", "--output", "outputs", metavar="FILE", type=_output, help="Write this file, by its suffix.")

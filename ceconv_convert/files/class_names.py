@@ -8,6 +8,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,9 @@ def import_from(module_name: str, attribute: str, what: str) -> Any:
         sys.path.append(here)
         return getattr(importlib.import_module(module_name), attribute)
     except FOREIGN_FAILURES as error:
-        reason = f"{first_line(error)}; run where that module is installed"
+        names = dir(sys.modules.get(module_name))
+        meant = "".join(f"; did you mean {name}?" for name in get_close_matches(attribute, names, n=1))
+        reason = f"{first_line(error)}{meant or f'; searched: what is installed, then {here}'}"
         raise UnreadableInputError(f"{what} cannot be imported: {reason}") from error
     finally:
         # This very entry, not an equal one, which ``python -m`` puts first.

@@ -144,7 +144,8 @@ def _open(path: Path, *, unsafe: bool) -> io.BytesIO:
         if not head:
             raise ValueError("it is empty")
         if head != _LEGACY and not unsafe:
-            hint = ": an .onnx file has no layers left to convert" if path.suffix == ".onnx" else ""
+            onnx = ": an .onnx file has no layers left to convert; MODEL --verify-only checks it"
+            hint = onnx if path.suffix == ".onnx" else ""
             raise ValueError(f"it is not a file that torch.save writes{hint}")
         whole = io.BytesIO(path.read_bytes())
         if _is_legacy(whole):

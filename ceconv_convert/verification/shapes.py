@@ -54,7 +54,7 @@ def find_shape(
             f"the network runs on none of the usual input shapes ({', '.join(map(as_text, shapes))}): "
             f"say which with --input-shape; the first answered: {problems[0]}"
         )
-    order = "; channels come first, as in 3,224,224" if shape[-1] == _COLORS != shape[0] else ""
+    order = "; channels come first, as in 3,224,224" if shape[0] != _COLORS in shape[1:] else ""
     if first is not None and first.group_major and shape[0] == _COLORS:
         copies, count = first.in_rotations * first.in_channels // _COLORS, first.input_shape(1, ())[1]
         order = f"; its input is {copies} shifted copies of an image, {count} channels, made outside of it"
