@@ -60,10 +60,10 @@ def one_capture(monkeypatch):
     """
     captured = {}
 
-    def capture_once(module, example, *arguments, fixed, hint="", progress=None):
-        key = (frozenset(map(type, module.modules())), example.shape, *arguments, *fixed.items())
+    def capture_once(module, example, *arguments, fixed, batch=1, hint="", progress=None):
+        key = (frozenset(map(type, module.modules())), example.shape, batch, *arguments, *fixed.items())
         if key not in captured:
-            captured[key] = capture(module, example, *arguments, fixed=fixed, hint=hint)
+            captured[key] = capture(module, example, *arguments, fixed=fixed, batch=batch, hint=hint)
         return replace(captured[key], model=captured[key].model.clone())
 
     if hasattr(ir.Model, "clone"):  # onnx-ir has it since 0.1.13
