@@ -6,7 +6,7 @@ OUT := demo-output
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest --numprocesses logical --dist worksteal
 
-.PHONY: help demo web test quick oldest newest lint format fixture clean
+.PHONY: help demo docs web test quick oldest newest lint format fixture clean
 
 help:
 	@echo "make demo     convert the trained fixture to .safetensors and .onnx, and compare on its test images"
@@ -15,6 +15,7 @@ help:
 	@echo "make oldest   the quick tests with the lowest declared versions, in .venv-oldest"
 	@echo "make newest   the quick tests with the newest versions that there are, in .venv-newest"
 	@echo "make web      the example network on a web page, in demo-output/web, and a test of it (npm, chromium)"
+	@echo "make docs     the pages of docs as a site, in demo-output/site"
 	@echo "make format   apply the formatter"
 	@echo "make fixture  train the fixture again"
 	@echo "make clean    remove what the others made"
@@ -52,6 +53,10 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed
+	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
