@@ -6,7 +6,7 @@ OUT := demo-output
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest --numprocesses logical --dist worksteal
 
-.PHONY: help demo docs web test quick oldest newest lint format fixture clean
+.PHONY: help demo docs web test quick oldest newest lint format fixture runtimes clean
 
 help:
 	@echo "make demo     convert the trained fixture to .safetensors and .onnx, and compare on its test images"
@@ -18,6 +18,7 @@ help:
 	@echo "make docs     the pages of docs as a site, in demo-output/site"
 	@echo "make format   apply the formatter"
 	@echo "make fixture  train the fixture again"
+	@echo "make runtimes run every form in eight runtimes, each in .runtimes, and write docs/runtimes.md"
 	@echo "make clean    remove what the others made"
 
 $(VENV)/installed: CONSTRAINTS := --constraint constraints.txt
@@ -66,5 +67,8 @@ fixture: $(VENV)/installed
 	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[fixtures]'
 	$(BIN)/python fixtures/train_color_digits.py
 
+runtimes: $(VENV)/installed
+	$(BIN)/python docs/runtimes.py
+
 clean:
-	rm -rf $(VENV) .venv-* .web $(OUT) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* .web .runtimes $(OUT) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

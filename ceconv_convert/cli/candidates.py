@@ -13,7 +13,7 @@ from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.load import build_candidate
 from ceconv_convert.checkpoint.migrate import Migrated, check_same, migrate_content, save_migrated
 from ceconv_convert.cli.context import Candidate, RunContext
-from ceconv_convert.cli.options import ONNX_SUFFIX, WEIGHTS_SUFFIX
+from ceconv_convert.cli.options import ONNX_SUFFIX, PROGRAM_SUFFIX, WEIGHTS_SUFFIX
 from ceconv_convert.conversion.convert import replace_layers
 from ceconv_convert.files.provenance import save_module, save_tensors
 from ceconv_convert.files.source import read_source
@@ -41,7 +41,9 @@ def convert_run(context: RunContext, staging: Staging) -> list[Candidate]:
         candidates.append(candidate)
         for output in job.module_outputs:
             staged, record = staging.path_for(output), context.record(candidate.verdict)
-            if migrated is not None:
+            if output.suffix == PROGRAM_SUFFIX:
+                candidates.append(_export_program(context, network, output, staged))
+            elif migrated is not None:
                 for note in save_migrated(migrated, staged, record):
                     context.terminal.line(f"{output}: {note}")
             elif output.suffix == WEIGHTS_SUFFIX:
@@ -77,6 +79,18 @@ def _judge_module(context: RunContext, name: str, network: nn.Module) -> Candida
     with context.terminal.progress(f"judging {name}") as progress:
         verdict = judge_module(context.evidence, network, name, progress=progress)
     return Candidate(verdict, network)
+
+
+def _export_program(context: RunContext, network: nn.Module, output: Path, staged: Path) -> Candidate:
+    from ceconv_convert.exported_program import write_judged_program
+
+    with context.terminal.progress("exporting for torch and running it") as progress:
+        verdict, run, fixed = write_judged_program(
+            context.evidence, network, staged, context.record, progress=progress
+        )
+    if fixed:
+        context.terminal.line(f"{output}: {fixed} cannot be dynamic")
+    return Candidate(verdict, run)
 
 
 def _migrate(context: RunContext, network: nn.Module) -> Migrated | None:

@@ -14,9 +14,9 @@ from click.core import ParameterSource
 from ceconv_convert import __version__
 
 FORM_CHOICES = ("auto", "conv3d", "conv2d", "fourier")
-WEIGHTS_SUFFIX, ONNX_SUFFIX = ".safetensors", ".onnx"
-OUTPUT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", WEIGHTS_SUFFIX, ONNX_SUFFIX)
-"""Of outputs; all but the last two hold a module, or the checkpoint that the source is."""
+WEIGHTS_SUFFIX, ONNX_SUFFIX, PROGRAM_SUFFIX = ".safetensors", ".onnx", ".pt2"
+OUTPUT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", WEIGHTS_SUFFIX, ONNX_SUFFIX, PROGRAM_SUFFIX)
+"""Of outputs; all but the last three hold a module, or the checkpoint that the source is."""
 REPORT_SUFFIXES = (".json", ".html")
 
 
@@ -220,8 +220,8 @@ def cli(context: click.Context, /, **options: Any) -> Job:
     a network that is not a published one from its state dict.
 
     The suffix of an output decides what is written: .pt, .pth, .ckpt and .tar the module, or the checkpoint
-    with converted weights; .safetensors the weights; .onnx the network for ONNX Runtime. Without -o it is
-    MODEL.FORM.pt; with --bench nothing is written.
+    with converted weights; .safetensors the weights; .onnx the network for ONNX Runtime; .pt2 the network for
+    torch without this package. Without -o it is MODEL.FORM.pt; with --bench nothing is written.
 
     Forms: conv3d (circular Conv3d; the default), conv2d (expanded Conv2d), fourier (Fourier transform over
     the rotations), and auto (the cheapest for each layer; the default for .onnx outputs, and for no others).

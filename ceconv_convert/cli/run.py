@@ -13,7 +13,7 @@ from ceconv_convert.checkpoint.container import is_checkpoint
 from ceconv_convert.checkpoint.load import build_network
 from ceconv_convert.cli.candidates import convert_run, verify_run
 from ceconv_convert.cli.context import Candidate, RunContext, print_plan
-from ceconv_convert.cli.options import ONNX_SUFFIX, WEIGHTS_SUFFIX, Job
+from ceconv_convert.cli.options import ONNX_SUFFIX, PROGRAM_SUFFIX, WEIGHTS_SUFFIX, Job
 from ceconv_convert.conversion.convert import check_plan
 from ceconv_convert.conversion.find import FoundLayer, find_layers
 from ceconv_convert.conversion.plan import bytes_as_text, plan_layers
@@ -52,7 +52,9 @@ def run(job: Job, terminal: Terminal, written: list[Path]) -> bool:
         check_outputs((*job.outputs, *job.reports), read, force=job.force)
     with terminal.progress(f"reading {job.model.name}"):
         source = read_source(job.model, job.allow, unsafe=job.unsafe)
-        kept = [output for output in job.module_outputs if output.suffix != WEIGHTS_SUFFIX]
+        kept = [
+            output for output in job.module_outputs if output.suffix not in (WEIGHTS_SUFFIX, PROGRAM_SUFFIX)
+        ]
         if kept and job.module_form != "conv3d" and is_checkpoint(source) and not job.dry_run:
             raise OutputError(
                 f"{kept[0]} would be a checkpoint in the form {job.module_form}: checkpoints take conv3d "

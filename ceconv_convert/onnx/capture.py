@@ -75,7 +75,7 @@ def capture(
         kept = {axis: fixed.get(axis, reason) for axis in ("size", "batch") if axis not in dynamic}
         program = None
         try:
-            program = _traced(module, x, axes)
+            program = traced(module, x, axes)
             progress(1, 4)
             assumptions = tuple(assumptions_of(program, axes))
             graph = _as_onnx(module, program, x, axes, opset)
@@ -128,7 +128,8 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _traced(module: nn.Module, x: Tensor, axes: Mapping[int, str]) -> torch.export.ExportedProgram:
+def traced(module: nn.Module, x: Tensor, axes: Mapping[int, Any]) -> torch.export.ExportedProgram:
+    """A module in eval mode by ``torch.export``, with those axes of its input dynamic."""
     with torch.no_grad(), quiet(), _uncollected():
         return torch.export.export(
             module,

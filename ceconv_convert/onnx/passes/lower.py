@@ -180,7 +180,8 @@ def write_layer(node: ir.Node, *, elementwise: bool = False) -> ir.Value:
             flat = in_rank(node, x, FLAT, Layout(channels, matrix.shape[1], channels))
             return mix_elementwise(node, flat, matrix, channels, matrix[:0].to(spec.dtype).numpy())
         split = in_rank(node, x, SPLIT, Layout(channels, matrix.shape[1], channels))
-        mixed = insert(node, "Conv", [split, rounded(kind, matrix[:, :, None, None, None])])
+        kernel = {"kernel_shape": [1, 1, 1]}  # without it MNN reads a kernel of size 0
+        mixed = insert(node, "Conv", [split, rounded(kind, matrix[:, :, None, None, None])], kernel)
         return noted(mixed, SPLIT, split)
 
     if factors.forward is not None:

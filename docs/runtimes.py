@@ -1,0 +1,195 @@
+"""Write docs/runtimes.md: which runtimes run our files, dynamic and static, with which error, and how fast.
+
+    python docs/runtimes.py [--render] [RUNTIME …]
+
+Each runtime is installed into an environment of its own, under .runtimes, and runs every file in a process of
+its own: some crash. What was measured is kept there, so that one runtime can be measured again.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks import NETWORKS, network
+from torch import nn
+
+from ceconv_convert import load
+from ceconv_convert.forms.table import AUTO
+from ceconv_convert.onnx.deliver import exportable
+from ceconv_convert.onnx.export import write_onnx
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / ".runtimes"
+PACKAGES = {  # by the name of the function in runtime_runners.py: how it is called, and what pip installs
+    "onnxruntime": ("ONNX Runtime", ("onnxruntime",)),
+    "openvino": ("OpenVINO", ("openvino",)),
+    "opencv": ("OpenCV dnn", ("opencv-python-headless",)),
+    "iree": ("IREE (llvm-cpu)", ("iree-base-compiler[onnx]", "iree-base-runtime")),
+    "tvm": ("TVM (relax, untuned)", ("apache-tvm", "onnx")),
+    "tract": ("tract", ("tract",)),
+    "mnn": ("MNN", ("MNN",)),
+    "reference": ("onnx's reference evaluator", ("onnx",)),
+}
+FORMS = ("original", AUTO, "conv2d", "conv3d")
+HEAD = """\
+# Runtimes
+
+What reads our `.onnx` files, as measured by `make runtimes` (`docs/runtimes.py`), each runtime in an
+environment of its own, on one machine with two cores and beside other work: times are the shortest of up to
+30 runs, and rough. One input: 1×3×16×16 for `color_digits`, the trained example network, and 1×3×224×224 for
+ResNet18 with N = 3 and random weights.
+
+A cell has the worst error, relative to the largest output, beside a float64 run of the original in PyTorch;
+and the time of a run: in milliseconds of the network exported as it is, and of the others in that time (of
+the static file where that runs) in the same runtime. Up to 1e-4 counts as agreement, more is **wrong**; a
+dash was not measured. *Static* files are those of `--static`; *dynamic* ones have a dynamic batch, height and
+width, and the reader fixes them where it asks for that (tract, TVM).
+"""
+LIMIT = 240
+"""Seconds that a file may take in a runtime, compilation included."""
+AGREES = 1e-4
+"""Largest error relative to the largest output; a float32 network has about 1e-6."""
+
+
+def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    """A small trained network and a real one, each with the shape of its input, batch first."""
+    digits, (_, shape) = load(ROOT / "fixtures" / "color_digits.pt"), NETWORKS["resnet18"]
+    return {"color_digits": (digits, (1, 3, 16, 16)), "ResNet18": (network("resnet18"), shape)}
+
+
+def write_files() -> None:
+    """Every form of both networks, dynamic and static, with an input and the output of the original."""
+    for name, (model, shape) in networks().items():
+        folder = FOLDER / "files" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        x = torch.randn(shape)
+        with torch.no_grad():
+            np.save(folder / "expected.npy", model.eval().double()(x.double()).numpy())
+        np.save(folder / "input.npy", x.numpy())
+        model.float()
+        for form in FORMS:
+            converted = model if form == "original" else exportable(model, form)
+            two = torch.cat([x, x])
+            write_onnx(converted, folder / f"{form}.dynamic.onnx", two, form=form)
+            fixed = {"size": "", "batch": ""}
+            write_onnx(converted, folder / f"{form}.static.onnx", x, form=form, fixed=fixed, static_batch=1)
+
+
+def python_of(name: str) -> Path | None:
+    """The interpreter with that runtime; installed if it is not there, and None where pip cannot."""
+    venv = FOLDER / name
+    python, pip = venv / "bin" / "python", ("-m", "pip", "install", "--quiet")
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)  # noqa: S603
+    found = subprocess.run([python, *pip, "numpy", *PACKAGES[name][1]], capture_output=True)  # noqa: S603
+    return python if found.returncode == 0 else None
+
+
+def version_of(python: Path, name: str) -> str:
+    """Of what pip installed."""
+    package = re.sub(r"\[.*", "", PACKAGES[name][1][0])
+    code = f"import importlib.metadata as m; print(m.version({package!r}))"
+    return subprocess.check_output([python, "-c", code], text=True).strip()  # noqa: S603
+
+
+def measure(name: str) -> None:
+    """Run every file in one runtime, and keep what was found."""
+    python = python_of(name)
+    if python is None:
+        return
+    kept = FOLDER / f"{name}.json"
+    found: dict[str, object] = json.loads(kept.read_text()) if kept.exists() else {}
+    found["version"] = version_of(python, name)
+    for folder in sorted((FOLDER / "files").iterdir(), key=lambda found: found.name.lower()):
+        expected = np.load(folder / "expected.npy")
+        for path in sorted(folder.glob("*.onnx")):
+            output = FOLDER / f"{name}.npy"
+            output.unlink(missing_ok=True)
+            words = [python, Path(__file__).with_name("runtime_runners.py"), name, path]
+            words += [folder / "input.npy", output]
+            entry: dict[str, object]
+            try:
+                run = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)  # noqa: S603
+                last = run.stdout.strip().splitlines()[-1:] if run.returncode == 0 else []
+                entry = json.loads(last[0]) if last else {"error": _crash(run)}
+            except subprocess.TimeoutExpired:
+                entry = {"error": f"not done after {LIMIT} s"}
+            if "seconds" in entry:
+                got = np.load(output).astype(np.float64)
+                same = got.shape == expected.shape
+                entry["error_size"] = float(abs(got - expected).max() / abs(expected).max()) if same else None
+            found[f"{folder.name}/{path.stem}"] = entry
+            print(name, folder.name, path.stem, str(entry)[:200], flush=True)  # noqa: T201
+            kept.write_text(json.dumps(found, indent=1))
+
+
+def _crash(run: "subprocess.CompletedProcess[str]") -> str:
+    return f"crashes (exit code {run.returncode}): {' '.join(run.stderr.split())[-160:]}"
+
+
+def _words(error: str) -> str:
+    """The line of an error that says something."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    said = [line for line in lines if re.search("error|fail|not |cannot|Caused|expect", line, re.IGNORECASE)]
+    text = re.sub(r"/\S*/", "", (said or lines or [""])[0]).replace("|", "/").replace("`", "'")
+    return text[:160] + ("…" if len(text) > 160 else "")
+
+
+def cell(found: dict[str, dict[str, object]], title: str, form: str, kind: str, notes: list[str]) -> str:
+    """Agrees, and the time beside that of the network as it is; or a note with the refusal."""
+    entry = found.get(f"{title}/{form}.{kind}")
+    if entry is None:
+        return "–"
+    if "seconds" not in entry:
+        text = _words(str(entry["error"]))
+        notes += [text] if text not in notes else []
+        return f"no [{notes.index(text) + 1}]"
+    size = entry["error_size"]
+    if not isinstance(size, float) or not size < AGREES:
+        return f"**wrong** ({'another shape' if size is None else f'{size:.0e}'})"
+    usual = [found.get(f"{title}/original.{each}", {}) for each in ("static", "dynamic")]
+    times = [other["seconds"] for other in usual if "seconds" in other]
+    took = float(str(entry["seconds"]))
+    speed = f"{took * 1e3:.3g} ms" if form == "original" or not times else f"{took / times[0]:.2f}×"
+    return f"{size:.0e}, {speed}"
+
+
+def render() -> None:
+    """Write the page from what was measured."""
+    lines, notes = [HEAD.rstrip()], []
+    measured = {
+        name: json.loads(p.read_text()) for name in PACKAGES if (p := FOLDER / f"{name}.json").exists()
+    }
+    for title in ("color_digits", "ResNet18"):
+        lines.append(f"\n## {title}\n\n| runtime | file | as it is | `auto` | `conv2d` | `conv3d` |")
+        lines.append("|---|---|---|---|---|---|")
+        for name, found in measured.items():
+            for kind in ("dynamic", "static"):
+                runtime = f"{PACKAGES[name][0]} {found['version']}" if kind == "dynamic" else ""
+                cells = [cell(found, title, form, kind, notes) for form in FORMS]
+                lines.append(f"| {' | '.join((runtime, kind, *cells))} |")
+    lines.append("\nIn the runtimes' own words:\n")
+    lines += [f"{number}. `{text}`" for number, text in enumerate(notes, 1)]
+    if missing := [title for name, (title, _) in PACKAGES.items() if name not in measured]:
+        lines.append(f"\nNot measured: {', '.join(missing)}.")
+    (ROOT / "docs" / "runtimes.md").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Measure the runtimes that are named, or all; then write the page."""
+    names = [name for name in sys.argv[1:] if name != "--render"]
+    if "--render" not in sys.argv:
+        if not (FOLDER / "files" / "ResNet18").exists():
+            write_files()
+        for name in names or PACKAGES:
+            measure(name)
+    render()
+
+
+if __name__ == "__main__":
+    main()
