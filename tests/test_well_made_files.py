@@ -101,6 +101,18 @@ def test_inner_values_of_a_dynamic_file_have_no_sizes_by_name(tmp_path):
     assert known["layers.0.0.conv1/Conv"][1] == 15  # a runtime still sees the channels
 
 
+def test_every_convolution_states_its_kernel(tmp_path):
+    """MNN takes it from there alone, and crashes without."""
+    export_onnx(network(), tmp_path / "file.onnx", form="fourier")
+    graph = onnx.load(tmp_path / "file.onnx").graph
+    shapes_of = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert any(len(shapes_of[node.input[1]]) == 5 for node in convolutions)
+    for node in convolutions:
+        stated = {attribute.name: list(attribute.ints) for attribute in node.attribute}
+        assert stated["kernel_shape"] == shapes_of[node.input[1]][2:]
+
+
 def test_a_layer_at_the_root_names_its_nodes_by_operators(tmp_path):
     export_onnx(CEConv2d(1, 3, 3, 8, 3), tmp_path / "file.onnx", input_shape=(3, 8, 8))
     assert "Conv" in {node.name for node in ir.load(tmp_path / "file.onnx").graph}
