@@ -15,7 +15,7 @@ help:
 	@echo "make oldest   the quick tests with the lowest declared versions, in .venv-oldest"
 	@echo "make newest   the quick tests with the newest versions that there are, in .venv-newest"
 	@echo "make web      the example network on a web page, in demo-output/web, and a test of it (npm, chromium)"
-	@echo "make docs     the pages of docs as a site, in demo-output/site"
+	@echo "make docs     the pages of docs as a site, in demo-output/site, once their code has run"
 	@echo "make format   apply the formatter"
 	@echo "make fixture  train the fixture again"
 	@echo "make runtimes run every form in eight runtimes, each in .runtimes, and write docs/runtimes.md"
@@ -42,13 +42,13 @@ web: $(VENV)/installed
 	@echo "look at it: python3 -m http.server --directory $(OUT)/web, then http://localhost:8000"
 
 test: lint
-	$(BIN)/python $(PYTEST)
+	$(BIN)/python $(PYTEST) -m "not docs"
 
 quick: lint
-	$(BIN)/python $(PYTEST) -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow and not docs"
 
 oldest newest: %: .venv-%/installed
-	$(<D)/bin/python $(PYTEST) -m "not slow"
+	$(<D)/bin/python $(PYTEST) -m "not slow and not docs"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -57,6 +57,7 @@ lint: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python $(PYTEST) -m docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/installed

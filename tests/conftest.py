@@ -5,6 +5,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
 
 import copy
+import math
 import sys
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from ceconv_convert.bench import measure
 from ceconv_convert.cli import main as cli
 from ceconv_convert.onnx import export
 from ceconv_convert.onnx.capture import capture
+from ceconv_convert.report import terminal
 
 torch.set_num_threads(1)
 settings.register_profile("seeded", deadline=None, derandomize=True, max_examples=60)
@@ -40,6 +42,14 @@ def one_registry():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(read_once))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_lines_on_phases():
+    """Standard error does not depend on how fast this machine is, but in processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(terminal, "_WORTH_A_LINE", math.inf)
         yield
 
 

@@ -16,7 +16,7 @@ BLOCK = re.compile(r"^```(sh|python)(?: title=\"([^\"\n]+)\")?\n(.*?)^```$", re.
 SHIM = f'#!/bin/sh\nexec {sys.executable} -m ceconv_convert "$@"\n'
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_pages_run(page, tmp_path):
     shutil.copy(FIXTURES / "color_digits.pt", tmp_path / "net.pt")
