@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from ceconv_convert.errors import ExportError
 from ceconv_convert.files import provenance
-from ceconv_convert.files.system import name_of, writing
+from ceconv_convert.files.system import name_of, reading, writing
 from ceconv_convert.onnx.capture import EXPORT_FAILURES, explain, quiet, traced
 from ceconv_convert.surgery import copy_model, unwrapped
+from ceconv_convert.verification.equivariance import HueRotation
 from ceconv_convert.verification.evidence import Evidence, Progress
 from ceconv_convert.verification.judge import judge
-from ceconv_convert.verification.outputs import run_module
+from ceconv_convert.verification.outputs import Recording, run_module
 from ceconv_convert.verification.verdict import Verdict
 
 Run = Callable[[Tensor], Any]
@@ -55,12 +56,26 @@ def write_judged_program(
     save = partial(torch.export.save, program, path)
     with quiet(), writing(path):
         save()
-        run = torch.export.load(path).module()
-    declared = [None if axis in axes else length for axis, length in enumerate(x.shape)]
-    name = f"{name_of(path)} in torch.export"
-    verdict = judge(evidence.fitting(declared), partial(run_module, run), name, progress=progress)
+    verdict, run = judge_program(evidence, path, progress=progress)
     if verdict.passed:
         with quiet(), writing(path):
             save(extra_files={provenance.KEY: provenance.as_text(record(verdict))})
     fixed = {"batch": 0, "height and width": example.dim() - 1}
     return verdict, run, " and ".join(what for what, axis in fixed.items() if axis not in axes)
+
+
+def judge_program(evidence: Evidence, path: Path, *, progress: Progress | None = None) -> tuple[Verdict, Run]:
+    """Judge what a ``.pt2`` file computes, at sizes that it takes, and what runs it; loading may run code.
+
+    Raises:
+        UnreadableInputError: where torch cannot load it.
+    """
+    with quiet(), reading(path, " as an exported program"):
+        program = torch.export.load(path)
+        module = program.module()
+        shape = program.graph.find_nodes(op="placeholder")[-1].meta["val"].shape
+        evidence = evidence.fitting([size if isinstance(size, int) else None for size in shape])
+    run, rotation = partial(run_module, module), evidence.hue_rotation
+    symmetries = rotation.compare(lambda x: Recording(run(x))) if isinstance(rotation, HueRotation) else []
+    name = f"{name_of(path)} in torch.export"
+    return judge(evidence, run, name, symmetries=symmetries, progress=progress), module

@@ -75,6 +75,30 @@ def test_a_pt2_file_says_what_is_not_dynamic(run, folder):
 
 
 @pytest.mark.slow
+def test_a_pt2_file_is_verified_where_it_may_run_code(run, folder):
+    call = (COLOR_DIGITS, "--input-shape", "3,16,16")
+    run(*call, "-o", "a.pt2")
+    code, _, err = run(*call, "--verify-only", "a.pt2")
+    assert code == 2
+    assert "pass --unsafe if you trust it" in err
+    code, out, _ = run(*call, "--verify-only", "a.pt2", "--unsafe", "--report", "r.json")
+    assert code == 0
+    assert "PASS: a.pt2 in torch.export" in out
+    assert json.loads((folder / "r.json").read_text())["verdicts"][0]["symmetries"]
+    program = torch.export.load("a.pt2")
+    with torch.no_grad():
+        next(iter(program.state_dict.values()))[0, 0] *= 1.01
+    torch.export.save(program, "b.pt2")
+    code, out, _ = run(*call, "--verify-only", "b.pt2", "--unsafe")
+    assert code == 1
+    assert "FAIL: b.pt2 in torch.export" in out
+    (folder / "c.pt2").write_bytes((folder / "a.pt2").read_bytes()[:90_000])
+    code, _, err = run(*call, "--verify-only", "c.pt2", "--unsafe")
+    assert code == 2
+    assert "c.pt2 cannot be read as an exported program" in err
+
+
+@pytest.mark.slow
 def test_a_pt2_file_that_is_wrong_is_not_written(run, folder, monkeypatch):
     wrong = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
     wrong(torch.randn(1, 3, 16, 16))

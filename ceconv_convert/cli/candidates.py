@@ -64,6 +64,11 @@ def verify_run(context: RunContext, path: Path) -> list[Candidate]:
         from ceconv_convert.cli.onnx_candidates import judge_one
 
         return [judge_one(context, path)]
+    if path.suffix == PROGRAM_SUFFIX:
+        from ceconv_convert.exported_program import judge_program
+
+        with terminal.progress(f"judging {name}") as progress:
+            return [Candidate(*judge_program(context.evidence, path, progress=progress))]
     with terminal.progress(f"reading {name}"):
         source = read_source(path, job.allow, unsafe=job.unsafe)
         forms = {

@@ -124,6 +124,9 @@ def _check_usage(job: Job, context: click.Context) -> None:
     mistakes = {
         "--verify-only takes two files, MODEL and CONVERTED": verify and one_file,
         "--verify-only writes reports only, no outputs": verify and (job.outputs or job.dry_run),
+        "--verify-only runs what a .pt2 file says: pass --unsafe if you trust it": (
+            verify and job.converted and job.converted.suffix == PROGRAM_SUFFIX and not job.unsafe
+        ),
         "a second file is judged with --verify-only; outputs follow -o": not verify and not one_file,
         "--form auto needs .onnx outputs only": job.form == "auto" and (job.module_outputs or not graphs),
         "--opset needs an .onnx output": "opset" in stated and not (graphs or bench),
@@ -206,7 +209,7 @@ class _Grouped(click.Command):
 @_option("--provider", metavar="NAME", default="cpu", help="Execution provider of ONNX Runtime for --bench.")
 @_option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", help="Seed of random inputs.")
 @_flag("--static", help="Fix the input shape of .onnx files, batch included.")
-@_flag("--unsafe", help="Let the pickle in MODEL run code: only if you trust its author.")
+@_flag("--unsafe", help="Let the pickle in MODEL, or a .pt2 file, run code: only if you trust its author.")
 @_flag("--dry-run", help="Print the table of layers and stop.")
 @_flag("--force", help="Overwrite existing outputs.")
 @_flag("--quiet", help="Print the verdict only.")
