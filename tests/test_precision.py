@@ -238,7 +238,7 @@ def test_the_command_line_makes_an_int8_file(run, folder):
     assert (folder / "b.onnx").exists() == (code == 0)
 
 
-@pytest.mark.slow
+@pytest.mark.docs  # what docs/precision.md says of a trained network; a minute each
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_a_trained_resnet_loses_no_half_point(folder, target):
     with np.load(FIXTURES / "color_resnet_test.npz") as test:

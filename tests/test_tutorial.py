@@ -18,7 +18,7 @@ def judged(notebook):
     return [found for found in verdicts if found[1]], pictures
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.filterwarnings("default")
 def test_the_notebook_runs_and_says_what_it_said():
     written = nbformat.read(NOTEBOOK, as_version=4)
