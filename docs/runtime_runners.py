@@ -1,17 +1,21 @@
-"""Run an ONNX file in one runtime, in that runtime's environment, where neither torch nor this package is.
+"""Run a file in one runtime, in that runtime's environment, where this package is not.
 
-    python docs/runtime_runners.py RUNTIME FILE.onnx INPUT.npy OUTPUT.npy
+    python docs/runtime_runners.py RUNTIME FILE INPUT.npy OUTPUT.npy
+
+The file is an exported program of torch (.pt2) for those that start there, else an ONNX file.
 
 Writes the output, and prints the shortest time of a run in seconds, or the error that stopped it, as JSON.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,7 +127,99 @@ def reference(path: Path, _x: Array) -> Run:
     return lambda x: session.run(None, {"input": x})[0]
 
 
-RUNTIMES = (onnxruntime, openvino, opencv, iree, tvm, tract, mnn, reference)
+def web(path: Path, x: Array) -> Run:
+    """The file in that runtime, in Node; onnxruntime-web is in the environment's folder."""
+    script, folder = Path(__file__).with_name("runtime_web.mjs"), Path(sys.prefix)
+    command = ["node", script, folder / "node_modules", path, *map(str, x.shape)]
+    node = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
+
+    def run(x: Array) -> Array:
+        if node.stdin is None or node.stdout is None:
+            raise BrokenPipeError
+        node.stdin.write(x.tobytes())
+        node.stdin.flush()
+        found = json.loads(node.stdout.readline())
+        if "error" in found:
+            raise RuntimeError(found["error"])
+        return np.array(found["data"], np.float32).reshape(found["dims"])
+
+    return run
+
+
+def litert(path: Path, x: Array) -> Run:
+    """The file in that runtime, once onnx2tf has converted a copy of it: it simplifies its input in place."""
+    import onnx2tf
+    from ai_edge_litert.interpreter import Interpreter
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(path, folder)
+        onnx2tf.convert(
+            copy, output_folder_path=folder, overwrite_input_shape=[f"input:{','.join(map(str, x.shape))}"]
+        )
+        interpreter = Interpreter(str(Path(folder) / f"{path.stem}_float32.tflite"), num_threads=2)
+    interpreter.allocate_tensors()
+    taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+
+    def run(x: Array) -> Array:
+        interpreter.set_tensor(taken["index"], x.transpose(0, 2, 3, 1))  # channels last
+        interpreter.invoke()
+        return interpreter.get_tensor(given["index"])
+
+    return run
+
+
+def torch_export(path: Path, _x: Array) -> Run:
+    """The program as torch runs it."""
+    import torch
+
+    return _torch_run(torch.export.load(path).module())
+
+
+def torch_compile(path: Path, _x: Array) -> Run:
+    """The program compiled by torch, as one graph."""
+    import torch
+
+    return _torch_run(torch.compile(torch.export.load(path).module(), fullgraph=True))
+
+
+def executorch(path: Path, _x: Array) -> Run:
+    """The program in ExecuTorch, by XNNPACK."""
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.runtime import Runtime
+
+    program = torch.export.load(path)
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    method = Runtime.get().load_program(lowered.buffer).load_method("forward")
+    return lambda x: method.execute([torch.from_numpy(x)])[0].numpy()
+
+
+def _torch_run(module: Callable[..., Any]) -> Run:
+    import torch
+
+    def run(x: Array) -> Array:
+        with torch.no_grad():
+            return module(torch.from_numpy(x)).numpy()
+
+    return run
+
+
+RUNTIMES = (
+    onnxruntime,
+    web,
+    openvino,
+    opencv,
+    iree,
+    tvm,
+    tract,
+    mnn,
+    litert,
+    reference,
+    torch_export,
+    torch_compile,
+    executorch,
+)
 
 
 def main() -> None:

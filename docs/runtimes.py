@@ -3,7 +3,8 @@
     python docs/runtimes.py [--render] [RUNTIME …]
 
 Each runtime is installed into an environment of its own, under .runtimes, and runs every file in a process of
-its own: some crash. What was measured is kept there, so that one runtime can be measured again.
+its own: some crash. What was measured is kept there, so that one runtime can be measured again. ONNX Runtime Web
+needs node and npm.
 """
 
 import json
@@ -15,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks import NETWORKS, network
-from torch import nn
+from torch import Tensor, nn
 
-from ceconv_convert import load
+from ceconv_convert import convert, load
 from ceconv_convert.forms.table import AUTO
 from ceconv_convert.onnx.deliver import exportable
 from ceconv_convert.onnx.export import write_onnx
@@ -26,28 +27,37 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".runtimes"
 PACKAGES = {  # by the name of the function in runtime_runners.py: how it is called, and what pip installs
     "onnxruntime": ("ONNX Runtime", ("onnxruntime",)),
+    "web": ("ONNX Runtime Web (Node, wasm)", ()),
     "openvino": ("OpenVINO", ("openvino",)),
     "opencv": ("OpenCV dnn", ("opencv-python-headless",)),
     "iree": ("IREE (llvm-cpu)", ("iree-base-compiler[onnx]", "iree-base-runtime")),
     "tvm": ("TVM (relax, untuned)", ("apache-tvm", "onnx")),
     "tract": ("tract", ("tract",)),
     "mnn": ("MNN", ("MNN",)),
+    "litert": ("LiteRT (onnx2tf)", ("onnx2tf",)),
     "reference": ("onnx's reference evaluator", ("onnx",)),
+    "torch_export": ("torch.export", ("torch",)),
+    "torch_compile": ("torch.compile", ("torch",)),
+    "executorch": ("ExecuTorch (XNNPACK)", ("executorch", "torch")),
 }
-FORMS = ("original", AUTO, "conv2d", "conv3d")
+PROGRAMS = ("torch_export", "torch_compile", "executorch")
+"""Those that start at an exported program of torch, not at an ONNX file."""
+WEB = "1.30.0"
+FORMS = ("original", AUTO, "fourier", "conv2d", "conv3d")
 HEAD = """\
 # Runtimes
 
-What reads our `.onnx` files, as measured by `make runtimes` (`docs/runtimes.py`), each runtime in an
-environment of its own, on one machine with two cores and beside other work: times are the shortest of up to
-30 runs, and rough. One input: 1×3×16×16 for `color_digits`, the trained example network, and 1×3×224×224 for
+What reads our `.onnx` and `.pt2` files, as measured by `make runtimes` (`docs/runtimes.py`), each runtime in an
+environment of its own, on one machine with two cores: times are the shortest of up to 30 runs. One input:
+1×3×16×16 for `color_digits`, the trained example network, and 1×3×224×224 for
 ResNet18 with N = 3 and random weights.
 
 A cell has the worst error, relative to the largest output, beside a float64 run of the original in PyTorch;
 and the time of a run: in milliseconds of the network exported as it is, and of the others in that time (of
 the static file where that runs) in the same runtime. Up to 1e-4 counts as agreement, more is **wrong**; a
 dash was not measured. *Static* files are those of `--static`; *dynamic* ones have a dynamic batch, height and
-width, and the reader fixes them where it asks for that (tract, TVM).
+width, and the reader fixes them where it asks for that (tract, TVM, onnx2tf). The last three runtimes start
+at exported programs (`.pt2`), which have no form `auto`.
 """
 LIMIT = 240
 """Seconds that a file may take in a runtime, compilation included."""
@@ -73,6 +83,7 @@ def write_files() -> None:
         np.save(folder / "input.npy", x.numpy())
         model.float()
         for form in FORMS:
+            _write_programs(model, x, form, folder)
             converted = model if form == "original" else exportable(model, form)
             two = torch.cat([x, x])
             write_onnx(converted, folder / f"{form}.dynamic.onnx", two, form=form)
@@ -80,18 +91,37 @@ def write_files() -> None:
             write_onnx(converted, folder / f"{form}.static.onnx", x, form=form, fixed=fixed, static_batch=1)
 
 
+def _write_programs(model: nn.Module, x: Tensor, form: str, folder: Path) -> None:
+    """Exported programs of one form, dynamic and static; none of ``auto``, which is a form of ONNX files."""
+    if form == AUTO:
+        return
+    converted = (model if form == "original" else convert(model, form)).requires_grad_(False).eval()
+    axes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    for kind, example, dynamic in (("static", x, {}), ("dynamic", torch.cat([x, x]), axes)):
+        program = torch.export.export(converted, (example,), dynamic_shapes=(dynamic,))
+        torch.export.save(program, folder / f"{form}.{kind}.pt2")
+
+
 def python_of(name: str) -> Path | None:
     """The interpreter with that runtime; installed if it is not there, and None where pip cannot."""
-    venv = FOLDER / name
-    python, pip = venv / "bin" / "python", ("-m", "pip", "install", "--quiet")
+    packages = PACKAGES[name][1]
+    venv = FOLDER / re.sub(r"\[.*", "", packages[0] if packages else name)
+    python, pip = venv / "bin" / "python", ["-m", "pip", "install", "--quiet", "numpy", *packages]
+    if name in PROGRAMS:
+        pip += ["--constraint", str(ROOT / "constraints.txt")]
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)  # noqa: S603
-    found = subprocess.run([python, *pip, "numpy", *PACKAGES[name][1]], capture_output=True)  # noqa: S603
-    return python if found.returncode == 0 else None
+    done = subprocess.run([python, *pip], capture_output=True).returncode == 0  # noqa: S603
+    if name == "web":
+        npm = ["npm", "install", "--silent", "--ignore-scripts", "--prefix", venv, f"onnxruntime-web@{WEB}"]
+        done &= subprocess.run(npm, capture_output=True).returncode == 0  # noqa: S603
+    return python if done else None
 
 
 def version_of(python: Path, name: str) -> str:
-    """Of what pip installed."""
+    """Of what was installed."""
+    if name == "web":
+        return WEB
     package = re.sub(r"\[.*", "", PACKAGES[name][1][0])
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     return subprocess.check_output([python, "-c", code], text=True).strip()  # noqa: S603
@@ -107,7 +137,7 @@ def measure(name: str) -> None:
     found["version"] = version_of(python, name)
     for folder in sorted((FOLDER / "files").iterdir(), key=lambda found: found.name.lower()):
         expected = np.load(folder / "expected.npy")
-        for path in sorted(folder.glob("*.onnx")):
+        for path in sorted(folder.glob("*.pt2" if name in PROGRAMS else "*.onnx")):
             output = FOLDER / f"{name}.npy"
             output.unlink(missing_ok=True)
             words = [python, Path(__file__).with_name("runtime_runners.py"), name, path]
@@ -166,12 +196,16 @@ def render() -> None:
         name: json.loads(p.read_text()) for name in PACKAGES if (p := FOLDER / f"{name}.json").exists()
     }
     for title in ("color_digits", "ResNet18"):
-        lines.append(f"\n## {title}\n\n| runtime | file | as it is | `auto` | `conv2d` | `conv3d` |")
-        lines.append("|---|---|---|---|---|---|")
+        lines.append(f"\n## {title}\n")
+        lines.append("| runtime | file | as it is | `auto` | `fourier` | `conv2d` | `conv3d` |")
+        lines.append(f"|{'---|' * 7}")
         for name, found in measured.items():
             for kind in ("dynamic", "static"):
                 runtime = f"{PACKAGES[name][0]} {found['version']}" if kind == "dynamic" else ""
-                cells = [cell(found, title, form, kind, notes) for form in FORMS]
+                cells = [
+                    "" if form == AUTO and name in PROGRAMS else cell(found, title, form, kind, notes)
+                    for form in FORMS
+                ]
                 lines.append(f"| {' | '.join((runtime, kind, *cells))} |")
     lines.append("\nIn the runtimes' own words:\n")
     lines += [f"{number}. `{text}`" for number, text in enumerate(notes, 1)]

@@ -17,6 +17,7 @@ from ceconv_convert.bench.session_probe import probe
 from ceconv_convert.errors import BenchError
 from ceconv_convert.onnx.deliver import exportable
 from ceconv_convert.onnx.export import write_onnx
+from ceconv_convert.onnx.passes.cost_models import cost_model
 from ceconv_convert.report.write import make_report
 from ceconv_convert.verification.tolerance import Measure
 from ceconv_convert.verification.verdict import Verdict
@@ -40,7 +41,8 @@ def test_multiplications_are_those_of_the_definition(tmp_path):
     lifting, hidden = 9 * 3 * 12 * 10 * 12, 9 * 12 * 24 * 10 * 12
     found = {}
     for form in ("conv3d", "conv2d", "fourier"):
-        write_onnx(exportable(model, form), tmp_path / "a.onnx", torch.randn(2, *x.shape[1:]), form=form)
+        example, costs = torch.randn(2, *x.shape[1:]), cost_model("avx512")  # it decides on padding
+        write_onnx(exportable(model, form), tmp_path / "a.onnx", example, form=form, costs=costs)
         found[form] = multiplications(tmp_path / "a.onnx", x)
     assert found["conv2d"] == lifting + hidden
     assert found["conv3d"] == lifting + hidden  # a circular layer is as much work, in another order

@@ -29,8 +29,8 @@ def test_agrees_with_the_published_layer(golden):
     output = golden.layer()(golden.input)
     assert output.shape == golden.output.shape
     assert output.is_contiguous()
-    own = relative(golden.output, golden.output_float64)
-    assert relative(output, golden.output_float64) <= 2 * own + 4 * torch.finfo(torch.float32).eps
+    own = relative(golden.output, golden.output_float64)  # of another processor, which adds in another order
+    assert relative(output, golden.output_float64) <= 2 * own + 8 * torch.finfo(torch.float32).eps
 
 
 @GOLDEN

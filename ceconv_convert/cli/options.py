@@ -160,13 +160,20 @@ _path = click.Path(path_type=Path)
 class _Grouped(click.Command):
     """A command whose help has its options in groups."""
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def groups(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """Of each group its options, with what they do; the docs have them too."""
         options = (option for option in self.get_params(ctx) if isinstance(option, click.Option))
         records = {option.name: option.get_help_record(ctx) for option in options}
-        groups = {**_GROUPS, "Other options": tuple(name for name in records if name not in _NAMED)}
-        for title, names in groups.items():
+        names = {**_GROUPS, "Other options": tuple(name for name in records if name not in _NAMED)}
+        return {
+            title: [record for name in group if (record := records.get(name)) is not None]
+            for title, group in names.items()
+        }
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, records in self.groups(ctx).items():
             with formatter.section(title):
-                formatter.write_dl([record for name in names if (record := records.get(name)) is not None])
+                formatter.write_dl(records)
 
 
 @click.command(cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"]})
