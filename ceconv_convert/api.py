@@ -19,10 +19,16 @@ from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.onnx_files import onnx_files
 from ceconv_convert.onnx.passes.cost_models import cost_model
 from ceconv_convert.rounding.calibration import split_images
-from ceconv_convert.rounding.deliver_rounded import PRECISIONS, Rounding, write_in_precision
+from ceconv_convert.rounding.deliver_rounded import (
+    PRECISIONS,
+    Rounding,
+    judge_rounded_file,
+    write_in_precision,
+)
+from ceconv_convert.user_inputs import read_inputs
 from ceconv_convert.verification.evidence import Progress, gather
 from ceconv_convert.verification.judge import judge_module
-from ceconv_convert.verification.shapes import static_shape
+from ceconv_convert.verification.shapes import Data, static_shape
 from ceconv_convert.verification.verdict import Verdict, verdict_summary
 
 
@@ -31,6 +37,9 @@ def verify(
     converted: nn.Module | str | os.PathLike[str],
     *,
     input_shape: tuple[int, ...] | None = None,
+    inputs: Tensor | str | os.PathLike[str] | None = None,
+    labels: Tensor | None = None,
+    max_drop: float = 1.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -38,12 +47,17 @@ def verify(
 
     Both run on a random image of the network's size, and on smaller ones in batches of 1, 2 and 3, at two
     image sizes where the network takes them. The layers of a converted module, and of an ONNX file that this
-    package wrote, are also judged one by one.
+    package wrote, are also judged one by one. A float16 or int8 file of this package is judged by what it
+    loses.
 
     Args:
         original: the model before conversion; it is not changed.
         converted: the module after it, which is not changed; or the path of an ONNX file.
         input_shape: of one input, ``(3, 224, 224)``, or of a batch of 1; None finds one that runs.
+        inputs: further inputs ``[count, …]``, or the path of an array file or of a folder of images, which is
+            read batch by batch. An int8 file needs them: images that it was not calibrated on.
+        labels: their classes, ``[count]``; None are those of the file or folder, if it has any.
+        max_drop: most points of accuracy or top-1 agreement that a float16 or int8 file may lose.
         seed: of the random inputs.
         progress: called with steps done and steps in all.
 
@@ -53,7 +67,7 @@ def verify(
     Raises:
         InputShapeError: where the original does not run on ``input_shape``, or on any usual one.
         VerificationError: where the original does not run in float64.
-        UnreadableInputError: where the ONNX file is missing, or no regular file.
+        UnreadableInputError: where the ONNX file is missing, or no regular file; or the ``inputs``.
         ExportError: where it cannot be loaded, or ONNX Runtime cannot convolve in the network's dtype.
 
     >>> from ceconv_convert import CEConv2d, convert
@@ -63,10 +77,20 @@ def verify(
     """
     if not isinstance(converted, nn.Module):
         onnx_files(Path(converted))  # a missing file is an error before the network runs
-    evidence = gather(original, input_shape, seed=seed, progress=progress)
+    data: Data | None
+    if inputs is None or isinstance(inputs, Tensor):
+        data = inputs
+    else:
+        read = read_inputs(Path(inputs), None if input_shape is None else (input_shape[-2], input_shape[-1]))
+        data, labels = read.images, read.labels if labels is None else labels
+    found = find_layers(original)
+    evidence = gather(
+        original, input_shape, found=found, seed=seed, data=data, labels=labels, progress=progress
+    )
     if isinstance(converted, nn.Module):
         return judge_module(evidence, converted, "the converted network")
-    return judge_onnx(evidence, Path(converted))
+    rounded = judge_rounded_file(evidence, original, found, Path(converted), max_drop=max_drop)
+    return judge_onnx(evidence, Path(converted)) if rounded is None else rounded
 
 
 def export_onnx(
@@ -131,7 +155,7 @@ def export_onnx(
     if precision == "int8" and inputs is not None:
         split = split_images(inputs, labels, seed=seed, source="inputs")
         calibration, inputs, labels = split.calibration, split.judging, split.labels
-    wanted = Rounding(precision, calibration, max_drop, processor) if precision != "exact" else None
+    wanted = Rounding(precision, calibration, max_drop, processor, target) if precision != "exact" else None
     with Staging(force=force) as staging:
         staged = staging.path_for(Path(path))
         found = find_layers(model)

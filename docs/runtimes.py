@@ -3,8 +3,8 @@
     python docs/runtimes.py [--render] [RUNTIME …]
 
 Each runtime is installed into an environment of its own, under .runtimes, and runs every file in a process of
-its own: some crash. What was measured is kept there, so that one runtime can be measured again. ONNX Runtime Web
-needs node and npm.
+its own: some crash. What was measured is kept there, so that one runtime can be measured again. ONNX Runtime
+Web needs node and npm.
 """
 
 import json
@@ -47,10 +47,10 @@ FORMS = ("original", AUTO, "fourier", "conv2d", "conv3d")
 HEAD = """\
 # Runtimes
 
-What reads our `.onnx` and `.pt2` files, as measured by `make runtimes` (`docs/runtimes.py`), each runtime in an
-environment of its own, on one machine with two cores: times are the shortest of up to 30 runs. One input:
-1×3×16×16 for `color_digits`, the trained example network, and 1×3×224×224 for
-ResNet18 with N = 3 and random weights.
+What reads our `.onnx` and `.pt2` files, as measured by `make runtimes` (`docs/runtimes.py`), each runtime in
+an environment of its own, on one machine with two cores: times are the shortest of up to 30 runs. One input:
+1×3×16×16 for `color_digits`, the trained example network, and 1×3×224×224 for ResNet18 with N = 3 and random
+weights.
 
 A cell has the worst error, relative to the largest output, beside a float64 run of the original in PyTorch;
 and the time of a run: in milliseconds of the network exported as it is, and of the others in that time (of

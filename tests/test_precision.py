@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from ceconv_convert import SpecError, UnreadableInputError, VerificationError, export_onnx, load
+from ceconv_convert import SpecError, UnreadableInputError, VerificationError, export_onnx, load, verify
 from ceconv_convert.conversion.find import find_layers
 from ceconv_convert.rounding import judge_rounded as judging
 from ceconv_convert.rounding.calibration import split_images
@@ -257,3 +257,30 @@ def test_a_trained_resnet_loses_no_half_point(folder, target):
     assert verdict.passed
     assert verdict.rounded.accuracy.of == 240
     assert {layer.precision for layer in verdict.rounded.layers} == {"int8"}
+
+
+@pytest.mark.slow
+def test_a_rounded_file_is_verified_by_what_it_loses(run, folder, digits):
+    images, _ = digits
+    np.savez("images.npz", images=images[:120].numpy())
+    np.savez("others.npz", images=images[120:160].numpy())
+    model, shape = load(COLOR_DIGITS), (3, 16, 16)
+    export_onnx(model, "a.onnx", input_shape=shape, precision="int8", inputs=images[:120], processor="avx2")
+    code, out, _ = run(COLOR_DIGITS, "--verify-only", "a.onnx", "--inputs", "others.npz")
+    assert code == 0
+    assert "PASS: a.onnx in int8 in ONNX Runtime: top-1 agreement loses" in out
+    assert "dB worst channel" in out
+    verdict = verify(model, "a.onnx", input_shape=shape, inputs=images[120:160])
+    assert verdict.passed
+    assert {layer.name for layer in verdict.rounded.layers} >= {"0", "3", "7"}
+    with pytest.raises(UnreadableInputError, match="judged on images: add --inputs"):
+        verify(model, "a.onnx", input_shape=shape)
+    with torch.no_grad():
+        model[7].weight.mul_(1.1)
+    assert not verify(model, "a.onnx", input_shape=shape, inputs="others.npz").passed
+    file = onnx.load("a.onnx")
+    next(entry for entry in file.metadata_props if entry.key == KEY).value = '{"precision": "int2"}'
+    onnx.save(file, "b.onnx")
+    code, _, err = run(COLOR_DIGITS, "--verify-only", "b.onnx", "--inputs", "others.npz")
+    assert code == 2
+    assert "b.onnx: its text ceconv_convert.precision does not say how the file was made" in err

@@ -17,9 +17,10 @@ from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.passes.choose import choices_as_lines
 from ceconv_convert.onnx.passes.cost_models import cost_model
 from ceconv_convert.onnx.runtime import CONVOLVED, OnnxRunner
-from ceconv_convert.rounding.deliver_rounded import Rounding, write_in_precision
+from ceconv_convert.rounding.deliver_rounded import Rounding, judge_rounded_file, write_in_precision
 from ceconv_convert.surgery import copy_model
 from ceconv_convert.verification.evidence import Evidence, gather
+from ceconv_convert.verification.verdict import Verdict
 
 
 def export_all(context: RunContext, files: Mapping[Path, Path]) -> list[Candidate]:
@@ -30,9 +31,13 @@ def export_all(context: RunContext, files: Mapping[Path, Path]) -> list[Candidat
 
 def judge_one(context: RunContext, path: Path) -> Candidate:
     """Judge a file that exists."""
-    evidence = _in_convolved_dtype(context, path).evidence
+    context = _in_convolved_dtype(context, path)
+    evidence, found, most = context.evidence, context.found, context.job.max_drop
     with context.terminal.progress(f"judging {name_of(path)}") as progress:
-        verdict = judge_onnx(evidence, path, progress=progress)
+        verdict = judge_rounded_file(evidence, context.model, found, path, max_drop=most)
+        if verdict is None:
+            verdict = judge_onnx(evidence, path, progress=progress)
+    _print_noise(context, verdict)
     return Candidate(verdict, _runner(path, evidence))
 
 
@@ -63,7 +68,7 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
     job, evidence, form = context.job, context.evidence, context.job.onnx_form
     wanted = None
     if job.precision != "exact":
-        wanted = Rounding(job.precision, context.calibration, job.max_drop, job.processor)
+        wanted = Rounding(job.precision, context.calibration, job.max_drop, job.processor, job.target)
     notes: list[str] = []
     with context.terminal.progress("exporting to ONNX and running it") as progress:
         costs = cost_model(job.processor, precision=job.precision, runtime=job.target)
@@ -92,11 +97,16 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
         notes.append("not judged on the user's inputs, which are of another size")
     for note in notes:
         context.terminal.line(f"{output}: {note}")
+    _print_noise(context, verdict)
+    return Candidate(verdict, _runner(staged, evidence), exported=exported)
+
+
+def _print_noise(context: RunContext, verdict: Verdict) -> None:
+    """The layers of a rounded file."""
     if verdict.rounded is not None:
         rows, layers = verdict.rounded.rows(), verdict.rounded.layers
         lines = aligned_lines(rows, rows[0][2:5])
         context.terminal.table(lines, ("red" if layer.problem else "" for layer in layers))
-    return Candidate(verdict, _runner(staged, evidence), exported=exported)
 
 
 _WHY_LARGER = {

@@ -136,7 +136,7 @@ def _check_usage(job: Job, context: click.Context) -> None:
         "--precision int8 needs --inputs, images to calibrate on and to judge on": (
             job.precision == "int8" and graphs and job.inputs is None
         ),
-        "--max-drop needs --precision float16 or int8": "max_drop" in stated and not rounds,
+        "--max-drop needs --precision float16 or int8": "max_drop" in stated and not (rounds or verify),
         "--static needs .onnx outputs only": job.static and (job.module_outputs or not graphs),
         "--batch needs --bench": "batch" in stated and not bench,
         "--threads needs --bench": "threads" in stated and not bench,

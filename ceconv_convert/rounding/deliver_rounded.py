@@ -1,7 +1,8 @@
 """An exact ONNX file → one of less than float32 that is judged; bad layers go back to float32."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,14 +11,17 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ceconv_convert.files import provenance
+from ceconv_convert.conversion.find import FoundLayer
+from ceconv_convert.errors import UnreadableInputError, first_line
 from ceconv_convert.files.system import name_of
-from ceconv_convert.onnx.deliver import note_record, write_judged_onnx
+from ceconv_convert.onnx.boundaries import LAYERS
+from ceconv_convert.onnx.deliver import exportable, note_record, write_judged_onnx
 from ceconv_convert.onnx.export import Exported
-from ceconv_convert.onnx.passes.cost_models import CostModel
+from ceconv_convert.onnx.passes.cost_models import RUNTIMES, CostModel, cost_model
+from ceconv_convert.onnx.passes.costs import processor_here
 from ceconv_convert.onnx.runtime import OnnxRunner
-from ceconv_convert.rounding.judge_rounded import judge_rounded
-from ceconv_convert.rounding.round_file import has_vnni, ranges_of, write_float16, write_int8
+from ceconv_convert.rounding.judge_rounded import LIMITS, judge_rounded
+from ceconv_convert.rounding.round_file import has_vnni, opset_of, ranges_of, write_float16, write_int8
 from ceconv_convert.rounding.units import units_of
 from ceconv_convert.verification.evidence import Evidence, Progress
 from ceconv_convert.verification.rounded import Rounded
@@ -26,20 +30,36 @@ from ceconv_convert.verification.verdict import Verdict
 
 PRECISIONS = ("exact", "float16", "int8")
 KEY = "ceconv_convert.precision"
-"""Of a text in the file: what it was made for, and which layers are not rounded."""
+"""Of a text in the file: what it was made for, how, and which layers are not rounded."""
 _RANDOM_IMAGES, _RANDOM_BATCH = 16, 4
 _FASTER = 3
 """One layer at a time goes back to float32; from so many on, a third as many as did before."""
 
 
+@dataclass(frozen=True)
+class Note:
+    """The text: how the exact file was made, and which layers are ``float32``, each with the reason."""
+
+    form: str
+    processor: str
+    target: str
+    precision: str
+    made_for: str
+    float32: dict[str, str]
+
+
 @dataclass(frozen=True, eq=False)
 class Rounding:
-    """What is wanted: a precision, images to ``calibrate`` on, and the most points that may be lost."""
+    """What is wanted: a precision, images to ``calibrate`` on, and the most points that may be lost.
+
+    Forms are chosen for the ``processor``, None is this machine's, and the runtime ``target``.
+    """
 
     precision: str
     calibration: Tensor | None = None
     max_drop: float = 1.0
     processor: str | None = None
+    target: str = RUNTIMES[0]
 
 
 def write_in_precision(
@@ -70,10 +90,59 @@ def write_in_precision(
     with TemporaryDirectory() as folder:
         exact = Path(folder) / "exact.onnx"
         exported, verdict = write(exact)
-        return exported, write_rounded(evidence, exact, path, verdict, wanted) if verdict.passed else verdict
+        if not verdict.passed:
+            return exported, verdict
+        return exported, _write_rounded(evidence, exact, path, verdict, wanted, form)
 
 
-def write_rounded(evidence: Evidence, exact: Path, path: Path, verdict: Verdict, wanted: Rounding) -> Verdict:
+def judge_rounded_file(
+    evidence: Evidence, model: nn.Module, found: Sequence[FoundLayer], path: Path, *, max_drop: float = 1.0
+) -> Verdict | None:
+    """Judge a rounded file of ours beside an exact one, which is made again as it was; None for other files.
+
+    It is judged on the user's images; in float16 on random ones, where there are none.
+
+    Raises:
+        UnreadableInputError: where there are none for int8, or the file does not say how it was made.
+    """
+    runner, name = OnnxRunner(path), name_of(path)
+    if KEY not in runner.texts:
+        return None
+    made = _read_note(runner.texts[KEY], name)
+    if made.precision == "int8" and not evidence.data:
+        raise UnreadableInputError(f"{name} is in int8, which is judged on images: add --inputs")
+    with TemporaryDirectory() as folder:
+        exact = Path(folder) / "exact.onnx"
+        _, verdict = write_judged_onnx(
+            evidence,
+            exportable(model, made.form, found),
+            exact,
+            form=made.form,
+            opset=opset_of(onnx.load(path, load_external_data=False)),
+            costs=cost_model(made.processor, precision=made.precision, runtime=made.target),
+            static_batch=runner.shape[0],
+        )
+        if not verdict.passed:
+            return verdict
+        same = OnnxRunner(exact).texts.get(LAYERS) == runner.texts.get(LAYERS)
+        rounded = judge_rounded(
+            exact,
+            path,
+            units_of(onnx.load(exact, load_external_data=False)) if same else [],
+            _batches(evidence.data or _random(evidence), runner.shape[0]),
+            evidence.networks.specs,
+            labels=evidence.labels,
+            precision=made.precision,
+            made_for=made.made_for,
+            max_drop=max_drop,
+            kept=made.float32,
+        )
+    return _verdict_on(rounded, verdict, path)
+
+
+def _write_rounded(
+    evidence: Evidence, exact: Path, path: Path, verdict: Verdict, wanted: Rounding, form: str
+) -> Verdict:
     """Round the file ``exact``, which has passed its ``verdict``, and judge the result.
 
     Where a layer is noisy by itself, or too much is lost, the noisiest layers go back to float32, one after
@@ -112,9 +181,14 @@ def write_rounded(evidence: Evidence, exact: Path, path: Path, verdict: Verdict,
         if not new:
             break
         kept |= new
-    _note_precision(path, rounded, kept)
-    name = f"{name_of(path)} in {wanted.precision} in ONNX Runtime"
-    return replace(verdict, candidate=name, problem=rounded.problem, rounded=rounded)
+    note = Note(form, wanted.processor or processor_here(), wanted.target, wanted.precision, made_for, kept)
+    note_record(path, asdict(note), KEY)
+    return _verdict_on(rounded, verdict, path)
+
+
+def _verdict_on(rounded: Rounded, exact: Verdict, path: Path) -> Verdict:
+    name = f"{name_of(path)} in {rounded.precision} in ONNX Runtime"
+    return replace(exact, candidate=name, problem=rounded.problem, rounded=rounded)
 
 
 def _to_float32(rounded: Rounded, most: int) -> dict[str, str]:
@@ -149,10 +223,12 @@ def _random(evidence: Evidence) -> list[Tensor]:
     return list(torch.split(x, _RANDOM_BATCH))
 
 
-def _note_precision(path: Path, rounded: Rounded, kept: Mapping[str, str]) -> None:
-    text: provenance.Record = {
-        "precision": rounded.precision,
-        "made_for": rounded.made_for,
-        "float32": dict(kept),
-    }
-    note_record(path, text, KEY)
+def _read_note(text: str, name: str) -> Note:
+    try:
+        made = Note(**json.loads(text))
+        if made.precision in LIMITS and isinstance(made.float32, dict):
+            return made
+        problem = f"{made.precision!r} is no precision"
+    except (ValueError, TypeError) as error:
+        problem = first_line(error)
+    raise UnreadableInputError(f"{name}: its text {KEY} does not say how the file was made: {problem}")

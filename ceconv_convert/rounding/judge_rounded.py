@@ -42,7 +42,8 @@ def judge_rounded(
 ) -> Rounded:
     """Run both files on images that were not calibrated on.
 
-    ``kept`` are the units that are float32 in the rounded file, with the reason; ``labels`` are classes.
+    Without ``units`` the noise of layers is not measured. ``kept`` are those that are float32 in the rounded
+    file, with the reason; ``labels`` are classes.
     """
     before, after = OnnxRunner(exact), OnnxRunner(path)
     truth, found = [before(x) for x in batches], [after(x) for x in batches]
@@ -52,7 +53,7 @@ def judge_rounded(
             map(_joined, zip(*truth, strict=True)), map(_joined, zip(*found, strict=True)), strict=True
         )
     ]
-    noise = layer_noise(exact, path, units, batches[0][:_NOISE_IMAGES])
+    noise = layer_noise(exact, path, units, batches[0][:_NOISE_IMAGES]) if units else []
     layers = []
     for unit, ratios in zip(units, noise, strict=True):
         own = "float32" if unit.name in kept else precision

@@ -50,7 +50,7 @@ def write_int8(
     do transforms over the rotations, and what is between the layers.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load(exact))
-    found = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    found = opset_of(model)
     if found < LEAST_OPSET:
         raise ExportError(f"int8 needs opset {LEAST_OPSET} or newer, found {found}: leave out --opset")
     excluded = [*kept, *mixes(model)]
@@ -74,6 +74,11 @@ def write_float16(exact: Path, path: Path, *, kept: Collection[str] = (), keep_e
         )
     with writing(path):
         onnx.save(rounded, path)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Of the standard operators."""
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def has_vnni(processor: str | None) -> bool:

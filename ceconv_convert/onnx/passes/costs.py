@@ -36,11 +36,15 @@ def block_of(processor: str | None) -> int:
     >>> block_of("avx512")
     16
     """
-    if processor is None:
-        processor = "avx512" if "AVX512" in torch.backends.cpu.get_cpu_capability() else "avx2"
+    processor = processor or processor_here()
     if processor not in BLOCKS:
         raise SpecError(f"processor is one of {', '.join(BLOCKS)}; found {processor!r}")
     return BLOCKS[processor]
+
+
+def processor_here() -> str:
+    """The name of this machine's, or of the nearest that is known."""
+    return "avx512" if "AVX512" in torch.backends.cpu.get_cpu_capability() else "avx2"
 
 
 def up_to(count: int, multiple: int) -> int:
