@@ -284,3 +284,16 @@ def test_a_rounded_file_is_verified_by_what_it_loses(run, folder, digits):
     code, _, err = run(COLOR_DIGITS, "--verify-only", "b.onnx", "--inputs", "others.npz")
     assert code == 2
     assert "b.onnx: its text ceconv_convert.precision does not say how the file was made" in err
+
+
+@pytest.mark.slow
+def test_a_static_batch_is_filled_with_whole_batches(run, folder, digits):
+    for name, count in (("some.npz", 60), ("few.npz", 20)):
+        np.savez(name, images=digits[0][:count].numpy(), labels=digits[1][:count].numpy())
+    options = (COLOR_DIGITS, "--input-shape", "9,3,16,16", "--static", "--precision", "int8", "-o", "a.onnx")
+    code, out, _ = run(*options, "--inputs", "some.npz")
+    assert code == 0
+    assert "on 36 images" in out  # of 40; of 20 to calibrate on, 18
+    code, _, err = run(*options, "--inputs", "few.npz", "--force")
+    assert code == 2
+    assert "8 images do not fill a batch of 9" in err

@@ -88,8 +88,6 @@ def _export(context: RunContext, output: Path, staged: Path) -> Candidate:
             note_record(staged, context.record(verdict, form, exported))
     if context.plan.rows and (job.module_form is None or form in COMPILED):
         plan = tuple(chosen_row(row, exported) for row in context.plan)
-        if job.precision != "exact":  # bytes are of the exact file
-            plan = tuple(replace(row, bytes_after=None) for row in plan)
         print_plan(replace(context.plan, form=form, rows=plan), context.terminal)
         notes += _why_larger(context, staged, plan) if verdict.passed else []
     notes += [*exported.notes, *choices_as_lines(exported.compiled.choices)]

@@ -21,7 +21,14 @@ from ceconv_convert.onnx.passes.cost_models import RUNTIMES, CostModel, cost_mod
 from ceconv_convert.onnx.passes.costs import processor_here
 from ceconv_convert.onnx.runtime import OnnxRunner
 from ceconv_convert.rounding.judge_rounded import LIMITS, judge_rounded
-from ceconv_convert.rounding.round_file import has_vnni, opset_of, ranges_of, write_float16, write_int8
+from ceconv_convert.rounding.round_file import (
+    bytes_by_module,
+    has_vnni,
+    opset_of,
+    ranges_of,
+    write_float16,
+    write_int8,
+)
 from ceconv_convert.rounding.units import units_of
 from ceconv_convert.verification.evidence import Evidence, Progress
 from ceconv_convert.verification.rounded import Rounded
@@ -92,7 +99,8 @@ def write_in_precision(
         exported, verdict = write(exact)
         if not verdict.passed:
             return exported, verdict
-        return exported, _write_rounded(evidence, exact, path, verdict, wanted, form)
+        verdict = _write_rounded(evidence, exact, path, verdict, wanted, form)
+        return replace(exported, bytes_of=bytes_by_module(path)), verdict
 
 
 def judge_rounded_file(
@@ -109,6 +117,7 @@ def judge_rounded_file(
     if KEY not in runner.texts:
         return None
     made = _read_note(runner.texts[KEY], name)
+    evidence = evidence.fitting(runner.shape)
     if made.precision == "int8" and not evidence.data:
         raise UnreadableInputError(f"{name} is in int8, which is judged on images: add --inputs")
     with TemporaryDirectory() as folder:
@@ -129,7 +138,7 @@ def judge_rounded_file(
             exact,
             path,
             units_of(onnx.load(exact, load_external_data=False)) if same else [],
-            _batches(evidence.data or _random(evidence), runner.shape[0]),
+            _batches(evidence, runner.shape[0], random=made.precision != "int8"),
             evidence.networks.specs,
             labels=evidence.labels,
             precision=made.precision,
@@ -151,13 +160,14 @@ def _write_rounded(
     model = onnx.load(exact, load_external_data=False)
     units = units_of(model)
     runner = OnnxRunner(exact)
-    batches = _batches(evidence.data or _random(evidence), runner.shape[0])
+    evidence = evidence.fitting(runner.shape)
+    batches = _batches(evidence, runner.shape[0], random=wanted.calibration is None)
     reduced = wanted.precision == "int8" and not has_vnni(wanted.processor)
     made_for = _made_for(wanted, reduced=reduced)
     ranges = None
     if wanted.calibration is not None:
         reads = in_batches(wanted.calibration, evidence.shape, torch.float32, torch.device("cpu"))
-        ranges = ranges_of(exact, _batches([read() for read in reads], runner.shape[0]))
+        ranges = ranges_of(exact, _whole([read() for read in reads], runner.shape[0]))
     kept: dict[str, str] = {}
     while True:
         nodes = [node for unit in units if unit.name in kept for node in unit.nodes]
@@ -211,8 +221,21 @@ def _made_for(wanted: Rounding, *, reduced: bool) -> str:
     return f"ONNX Runtime on a CPU {processor}; calibrated on {images} images"
 
 
-def _batches(data: Sequence[Tensor], declared: int | None) -> list[Tensor]:
-    return list(data) if declared is None else list(torch.split(torch.cat(list(data)), declared))
+def _batches(evidence: Evidence, declared: int | None, *, random: bool) -> list[Tensor]:
+    """The user's images; where there are none that the file takes, and ``random`` ones will do, those."""
+    return _whole(evidence.data or (_random(evidence) if random else ()), declared)
+
+
+def _whole(data: Sequence[Tensor], declared: int | None) -> list[Tensor]:
+    """Batches of the declared size, if there is one, without those images that fill none."""
+    count = sum(map(len, data))
+    if count < (declared or 1):
+        raise UnreadableInputError(
+            f"{count} images do not fill a batch of {declared or 1}: give more, or a smaller --input-shape"
+        )
+    if declared is None:
+        return list(data)
+    return list(torch.split(torch.cat(list(data))[: count // declared * declared], declared))
 
 
 def _random(evidence: Evidence) -> list[Tensor]:

@@ -53,7 +53,8 @@ def judge_rounded(
             map(_joined, zip(*truth, strict=True)), map(_joined, zip(*found, strict=True)), strict=True
         )
     ]
-    noise = layer_noise(exact, path, units, batches[0][:_NOISE_IMAGES]) if units else []
+    few = batches[0][: before.shape[0] or _NOISE_IMAGES]
+    noise = layer_noise(exact, path, units, few) if units else []
     layers = []
     for unit, ratios in zip(units, noise, strict=True):
         own = "float32" if unit.name in kept else precision

@@ -1,5 +1,7 @@
 """A float32 ONNX file → one in float16 or int8, by ONNX Runtime's own tools."""
 
+import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,6 +76,15 @@ def write_float16(exact: Path, path: Path, *, kept: Collection[str] = (), keep_e
         )
     with writing(path):
         onnx.save(rounded, path)
+
+
+def bytes_by_module(path: Path) -> dict[str, int]:
+    """The bytes of the weights of each module in a file, scales included, by the names of the tensors."""
+    found: Counter[str] = Counter()
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        found[tensor.name.rpartition(".")[0]] += math.prod(tensor.dims) * size
+    return dict(found)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
