@@ -1,6 +1,6 @@
 """Run a file in one runtime, in that runtime's environment, where this package is not.
 
-    python docs/runtime_runners.py RUNTIME FILE INPUT.npy OUTPUT.npy
+    python docs/runtime_runners.py RUNTIME FILE INPUT.npy OUTPUT.npy [SECONDS]
 
 The file is an exported program of torch (.pt2) for those that start there, else an ONNX file.
 
@@ -22,7 +22,7 @@ import numpy as np
 Array = np.ndarray
 Run = Callable[[Array], Array]
 BUDGET, MOST = 4.0, 30
-"""Seconds that a file is timed for, and most runs."""
+"""Seconds that a file is timed for, where none are given, and most runs."""
 
 
 def onnxruntime(path: Path, _x: Array) -> Run:
@@ -224,16 +224,17 @@ RUNTIMES = (
 
 def main() -> None:
     """Run, compare nothing: that is the caller's part."""
-    name, path, given, result = sys.argv[1:]
+    name, path, given, result, *seconds = sys.argv[1:]
+    budget = float(seconds[0]) if seconds else BUDGET
     x = np.load(given)
     try:
         run = {found.__name__: found for found in RUNTIMES}[name](Path(path), x)
         start = time.perf_counter()
         np.save(result, run(x))
         first = time.perf_counter() - start
-        times = [first] if first > BUDGET else []  # else it warms up
+        times = [first] if first > budget else []  # else it warms up
         start = time.perf_counter()
-        while not times or (first < BUDGET and time.perf_counter() - start < BUDGET and len(times) < MOST):
+        while not times or (first < budget and time.perf_counter() - start < budget and len(times) < MOST):
             began = time.perf_counter()
             run(x)
             times.append(time.perf_counter() - began)
