@@ -195,9 +195,8 @@ def _row(layer: FoundLayer, form: str) -> PlanRow:
     if isinstance(spec, Refusal):
         return PlanRow(name, before, tuple(aliases), refusal=spec.reason)
     written, after = AUTO, None
-    if form != AUTO:  # built without numbers
-        bias = None if spec.bias is None else spec.bias.to("meta")
-        built = form_named(form).build(replace(spec, weight=spec.weight.to("meta"), bias=bias))
+    if form != AUTO:
+        built = form_named(form).build(spec)
         written, after = built.form, _bytes(built.state_dict().values())
     return PlanRow(
         name,

@@ -26,11 +26,15 @@ def hue_rotation_matrix(rotations: int, dtype: torch.dtype = torch.float32) -> T
 
 
 def rotation_about_grey(degrees: float) -> Tensor:
-    """The matrix of a hue rotation by any angle, ``[3, 3]``, float64."""
+    """The matrix of a hue rotation by any angle, ``[3, 3]``, float64, on the CPU.
+
+    Also within ``torch.device("meta")``, where arithmetic would import torch's compiler: two seconds.
+    """
     angle = math.radians(degrees)
-    cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64) / math.sqrt(3)
-    grey = torch.full((3, 3), 1 / 3, dtype=torch.float64)
-    identity = torch.eye(3, dtype=torch.float64)
+    with torch.device("cpu"):
+        cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64) / math.sqrt(3)
+        grey = torch.full((3, 3), 1 / 3, dtype=torch.float64)
+        identity = torch.eye(3, dtype=torch.float64)
     return math.cos(angle) * identity + (1 - math.cos(angle)) * grey + math.sin(angle) * cross
 
 
