@@ -317,6 +317,14 @@ def test_without_the_extra_everything_else_works(folder):
     assert names(folder) == ["a.safetensors", "r.json", "x.npy"]
 
 
+def test_a_library_that_is_not_there_is_said(folder):
+    code = "import sys; sys.modules['torch'] = None\nfrom ceconv_convert.cli import main\nmain.main()"
+    finished = python("-c", code, GOLDEN_SEQUENTIAL)
+    assert finished.returncode == 2
+    assert "Error: a library cannot be imported: import of torch halted" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
 def test_the_module_runs_and_helps():
     finished = python("-m", "ceconv_convert", "--help")
     assert finished.returncode == 0

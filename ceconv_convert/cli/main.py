@@ -74,8 +74,13 @@ def _run(written: list[Path]) -> int:
     terminal = Terminal(quiet=job.quiet)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    with terminal.progress("loading torch"):
-        from ceconv_convert.cli.run import run
+    try:
+        with terminal.progress("loading torch"):
+            from ceconv_convert.cli.run import run
+    except ImportError as error:
+        raise ConversionError(
+            f"a library cannot be imported: {first_line(error)}; install ceconv-convert again with pip"
+        ) from error
     return PASSED if run(job, terminal, written) else FAILED
 
 
