@@ -102,13 +102,13 @@ def tract(path: Path, x: Array) -> Run:
 
 
 def mnn(path: Path, _x: Array) -> Run:
-    """The file in that runtime."""
+    """The file in that runtime. Its command ``mnnconvert`` would install a library that reports its use."""
+    import _tools
     import MNN
 
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder) / "file.mnn")
-        tool = [str(Path(sys.executable).parent / "mnnconvert"), "-f", "ONNX", "--modelFile", str(path)]
-        subprocess.run([*tool, "--MNNModel", file], check=True, capture_output=True, text=True)  # noqa: S603
+        _tools.mnnconvert(["", "-f", "ONNX", "--modelFile", str(path), "--MNNModel", file])
         network = MNN.nn.load_module_from_file(file, ["input"], ["output"])
 
     def run(x: Array) -> Array:
