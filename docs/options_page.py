@@ -1,5 +1,7 @@
 """For mkdocs: the page of options, written from the command itself."""
 
+import html
+
 import click
 
 from ceconv_convert.cli.options import cli
@@ -13,7 +15,7 @@ def on_page_markdown(markdown: str, *, page: object, **_: object) -> str:
     for title, records in cli.groups(click.Context(cli, info_name="ceconv-convert")).items():
         lines += [f"## {title}", "", "| option | what it does |", "|---|---|"]
         for name, text in records:
-            cells = (cell.replace("|", "\\|") for cell in (f"`{name}`", text))
-            lines.append(f"| {' | '.join(cells)} |")
+            shown, said = (html.escape(cell).replace("|", "&#124;") for cell in (name, text))
+            lines.append(f"| <code>{shown}</code> | {said} |")
         lines.append("")
     return "\n".join(lines)
