@@ -15,14 +15,13 @@ from ceconv_convert.files.staging import Staging
 from ceconv_convert.forms.table import AUTO, FORMS
 from ceconv_convert.onnx.deliver import chosen_row, exportable, note_record
 from ceconv_convert.onnx.export import DEFAULT_OPSET
-from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.onnx_files import onnx_files
 from ceconv_convert.onnx.passes.cost_models import cost_model
 from ceconv_convert.rounding.calibration import split_images
 from ceconv_convert.rounding.deliver_rounded import (
     PRECISIONS,
     Rounding,
-    judge_rounded_file,
+    judge_existing,
     write_in_precision,
 )
 from ceconv_convert.user_inputs import read_inputs
@@ -89,8 +88,7 @@ def verify(
     )
     if isinstance(converted, nn.Module):
         return judge_module(evidence, converted, "the converted network")
-    rounded = judge_rounded_file(evidence, original, found, Path(converted), max_drop=max_drop)
-    return judge_onnx(evidence, Path(converted)) if rounded is None else rounded
+    return judge_existing(evidence, original, found, Path(converted), max_drop=max_drop)
 
 
 def export_onnx(

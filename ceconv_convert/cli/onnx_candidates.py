@@ -13,11 +13,10 @@ from ceconv_convert.cli.context import Candidate, RunContext, print_plan
 from ceconv_convert.conversion.plan import PlanRow, aligned_lines, bytes_as_text
 from ceconv_convert.files.system import name_of
 from ceconv_convert.onnx.deliver import COMPILED, chosen_row, exportable, note_record
-from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.passes.choose import choices_as_lines
 from ceconv_convert.onnx.passes.cost_models import cost_model
 from ceconv_convert.onnx.runtime import CONVOLVED, OnnxRunner
-from ceconv_convert.rounding.deliver_rounded import Rounding, judge_rounded_file, write_in_precision
+from ceconv_convert.rounding.deliver_rounded import Rounding, judge_existing, write_in_precision
 from ceconv_convert.surgery import copy_model
 from ceconv_convert.verification.evidence import Evidence, gather
 from ceconv_convert.verification.verdict import Verdict
@@ -34,9 +33,7 @@ def judge_one(context: RunContext, path: Path) -> Candidate:
     context = _in_convolved_dtype(context, path)
     evidence, found, most = context.evidence, context.found, context.job.max_drop
     with context.terminal.progress(f"judging {name_of(path)}") as progress:
-        verdict = judge_rounded_file(evidence, context.model, found, path, max_drop=most)
-        if verdict is None:
-            verdict = judge_onnx(evidence, path, progress=progress)
+        verdict = judge_existing(evidence, context.model, found, path, max_drop=most, progress=progress)
     _print_noise(context, verdict)
     return Candidate(verdict, _runner(path, evidence))
 

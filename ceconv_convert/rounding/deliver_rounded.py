@@ -17,9 +17,10 @@ from ceconv_convert.files.system import name_of
 from ceconv_convert.onnx.boundaries import LAYERS
 from ceconv_convert.onnx.deliver import exportable, note_record, write_judged_onnx
 from ceconv_convert.onnx.export import Exported
+from ceconv_convert.onnx.judge_file import judge_onnx
 from ceconv_convert.onnx.passes.cost_models import RUNTIMES, CostModel, cost_model
 from ceconv_convert.onnx.passes.costs import processor_here
-from ceconv_convert.onnx.runtime import OnnxRunner
+from ceconv_convert.onnx.runtime import OnnxRunner, check_dtype
 from ceconv_convert.rounding.judge_rounded import LIMITS, judge_rounded
 from ceconv_convert.rounding.round_file import (
     bytes_by_module,
@@ -103,19 +104,27 @@ def write_in_precision(
         return replace(exported, bytes_of=bytes_by_module(path)), verdict
 
 
-def judge_rounded_file(
-    evidence: Evidence, model: nn.Module, found: Sequence[FoundLayer], path: Path, *, max_drop: float = 1.0
-) -> Verdict | None:
-    """Judge a rounded file of ours beside an exact one, which is made again as it was; None for other files.
+def judge_existing(
+    evidence: Evidence,
+    model: nn.Module,
+    found: Sequence[FoundLayer],
+    path: Path,
+    *,
+    max_drop: float,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Judge an ONNX file; a rounded one of ours beside an exact one, which is made again as it was.
 
-    It is judged on the user's images; in float16 on random ones, where there are none.
+    A rounded one is judged on the user's images; in float16 on random ones, where there are none.
 
     Raises:
         UnreadableInputError: where there are none for int8, or the file does not say how it was made.
+        ExportError: as ``judge_onnx`` does.
     """
+    check_dtype(evidence.dtype)
     runner, name = OnnxRunner(path), name_of(path)
     if KEY not in runner.texts:
-        return None
+        return judge_onnx(evidence, path, runner, progress=progress)
     made = _read_note(runner.texts[KEY], name)
     evidence = evidence.fitting(runner.shape)
     if made.precision == "int8" and not evidence.data:
@@ -130,6 +139,7 @@ def judge_rounded_file(
             opset=opset_of(onnx.load(path, load_external_data=False)),
             costs=cost_model(made.processor, precision=made.precision, runtime=made.target),
             static_batch=runner.shape[0],
+            progress=progress,
         )
         if not verdict.passed:
             return verdict
