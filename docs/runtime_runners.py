@@ -181,11 +181,13 @@ def torch_export(path: Path, _x: Array) -> Run:
     return _torch_run(torch.export.load(path).module())
 
 
-def torch_compile(path: Path, _x: Array) -> Run:
-    """The program compiled by torch, as one graph."""
+def torch_compile(path: Path, x: Array) -> Run:
+    """The program compiled by torch, as one graph, on its first run."""
     import torch
 
-    return _torch_run(torch.compile(torch.export.load(path).module(), fullgraph=True))
+    run = _torch_run(torch.compile(torch.export.load(path).module(), fullgraph=True))
+    run(x)
+    return run
 
 
 def executorch(path: Path, _x: Array) -> Run:

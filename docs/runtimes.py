@@ -8,6 +8,7 @@ Web needs node and npm.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -48,9 +49,9 @@ HEAD = """\
 # Runtimes
 
 What reads our `.onnx` and `.pt2` files, as measured by `make runtimes` (`docs/runtimes.py`), each runtime in
-an environment of its own, on one machine with two cores: times are the shortest of up to 30 runs. One input:
-1×3×16×16 for `color_digits`, the trained example network, and 1×3×224×224 for ResNet18 with N = 3 and random
-weights.
+an environment of its own, on one machine ({cores} cores, {vectors}): times are the shortest of up to 30 runs.
+One input: 1×3×16×16 for `color_digits`, the trained example network, and 1×3×224×224 for ResNet18 with N = 3
+and random weights.
 
 A cell has the worst error, relative to the largest output, beside a float64 run of the original in PyTorch;
 and the time of a run: in milliseconds of the network exported as it is, and of the others in that time (of
@@ -191,7 +192,8 @@ def cell(found: dict[str, dict[str, object]], title: str, form: str, kind: str, 
 
 def render() -> None:
     """Write the page from what was measured."""
-    lines, notes = [HEAD.rstrip()], []
+    vectors = torch.backends.cpu.get_cpu_capability().replace("AVX512", "AVX-512")
+    lines, notes = [HEAD.format(cores=os.cpu_count(), vectors=vectors).rstrip()], []
     measured = {
         name: json.loads(p.read_text()) for name in PACKAGES if (p := FOLDER / f"{name}.json").exists()
     }

@@ -84,13 +84,13 @@ def layer_noise(
     outputs = {unit.output for unit in units}
     # What one layer gives and the next takes is rounded once: that is counted where it is given.
     starts = [_dequantized(u.input, there) if u.input in outputs else u.input for u in units]
-    total = inner_values(path, x, [*ends, *(start for start in starts if start in there)])
+    total = inner_values(path, x, [*ends, *(start for start in starts if start in there)], fused=True)
     fed = {
         start: truth[unit.input].to(total[start].dtype)
         for start, unit in zip(starts, units, strict=True)
         if start in there
     }
-    alone = inner_values(path, x, ends, fed)
+    alone = inner_values(path, x, ends, fed, fused=True)
     return [
         (*_ratios(alone[end], truth[unit.output]), _ratios(total[end], truth[unit.output])[0])
         for unit, end in zip(units, ends, strict=True)
