@@ -93,7 +93,7 @@ def test_nodes_and_values_have_their_modules_path(tmp_path, form):
 
 def test_inner_values_of_a_dynamic_file_have_no_sizes_by_name(tmp_path):
     path = tmp_path / "file.onnx"
-    export_onnx(network(), path)
+    export_onnx(network(), path, processor="avx512")  # which pads no channels here
     graph = onnx.load(path).graph
     assert shapes(graph.input) == {"input": ["batch", 3, "height", "width"]}
     known = shapes(graph.value_info)
