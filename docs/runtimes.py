@@ -136,6 +136,7 @@ def measure(name: str) -> None:
     kept = FOLDER / f"{name}.json"
     found: dict[str, object] = json.loads(kept.read_text()) if kept.exists() else {}
     found["version"] = version_of(python, name)
+    tools = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}  # such as onnxsim
     for folder in sorted((FOLDER / "files").iterdir(), key=lambda found: found.name.lower()):
         expected = np.load(folder / "expected.npy")
         for path in sorted(folder.glob("*.pt2" if name in PROGRAMS else "*.onnx")):
@@ -145,7 +146,7 @@ def measure(name: str) -> None:
             words += [folder / "input.npy", output]
             entry: dict[str, object]
             try:
-                run = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)  # noqa: S603
+                run = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, env=tools)  # noqa: S603
                 last = run.stdout.strip().splitlines()[-1:] if run.returncode == 0 else []
                 entry = json.loads(last[0]) if last else {"error": _crash(run)}
             except subprocess.TimeoutExpired:
