@@ -50,8 +50,8 @@ HEAD = """\
 
 What reads our `.onnx` and `.pt2` files, as measured by `make runtimes` (`docs/runtimes.py`), each runtime in
 an environment of its own, on one machine ({cores} cores, {vectors}): times are the shortest of up to 30 runs,
-some of them beside other work. One input: 1×3×16×16 for `color_digits`, the trained example network, and 1×3×224×224 for ResNet18 with N = 3
-and random weights.
+some of them beside other work. One input: 1×3×16×16 for `color_digits`, the trained example network, and
+1×3×224×224 for ResNet18 with N = 3 and random weights.
 
 A cell has the worst error, relative to the largest output, beside a float64 run of the original in PyTorch;
 and the time of a run: in milliseconds of the network exported as it is, and of the others in that time (of
